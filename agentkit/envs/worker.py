@@ -1,0 +1,77 @@
+"Hand-written, not exported from a notebook, because it is plumbing: the child process behind `agentkit.envs.base.Worker`."
+import faulthandler, importlib, json, os, queue, select, signal, sys, threading, time
+
+from agentkit.core import AgentkitError
+
+GRACE = 5 # seconds between the parent's end and ours
+
+
+def private_pipes() -> tuple[int, int]:
+    "Take file descriptors 0 and 1 away from everybody else: what libraries print goes to stderr, what they read is empty."
+    requests, replies = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def listen(fd: int, parent: int, lines: queue.Queue):
+    "Queue the parent's lines; when the parent is gone, queue None, and end the whole process group if that does not end us."
+    rest = b''
+    while True:
+        if not select.select([fd], [], [], 2)[0]:
+            if os.getppid() != parent: break
+            continue
+        chunk = os.read(fd, 1 << 16)
+        if not chunk: break
+        *whole, rest = (rest + chunk).split(b'\n')
+        for line in whole: lines.put(line)
+    lines.put(None)
+    time.sleep(GRACE)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def answer(do) -> dict:
+    "What the parent gets: the value, or the error by name and text."
+    try: return {'value': do()}
+    except AgentkitError as e: return {'error': str(e), 'type': 'AgentkitError'}
+    except Exception as e: return {'error': str(e), 'type': type(e).__name__}
+
+
+def send(fd: int, reply: dict):
+    try: data = json.dumps(reply).encode() + b'\n'
+    except (TypeError, ValueError) as e: data = json.dumps({'error': str(e), 'type': type(e).__name__}).encode() + b'\n'
+    while data: data = data[os.write(fd, data):]
+
+
+def serve(target: str, options: dict, lines: queue.Queue, replies: int):
+    "Make the object, then answer one call after the other until the parent is gone."
+    made = {}
+
+    def make():
+        module, _, name = target.partition(':')
+        made['it'] = getattr(importlib.import_module(module), name)(**options)
+
+    reply = answer(make)
+    send(replies, reply)
+    if 'error' in reply: return
+    while (line := lines.get()) is not None:
+        request = json.loads(line)
+        # works without the interpreter lock, so that a call stuck in C ends too when the parent is gone
+        faulthandler.dump_traceback_later(request['timeout'] + GRACE, exit=True)
+        reply = answer(lambda: getattr(made['it'], request['method'])(*request['args']))
+        faulthandler.cancel_dump_traceback_later()
+        send(replies, reply)
+    if hasattr(made['it'], 'close'): made['it'].close()
+
+
+def main():
+    parent, target, options = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+    requests, replies = private_pipes()
+    lines = queue.Queue()
+    threading.Thread(target=listen, args=(requests, parent, lines), daemon=True).start()
+    serve(target, options, lines, replies)
+
+
+if __name__ == '__main__': main()
