@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KIND_NAMES', 'BOUNDS', 'BEFORE', 'AFTER', 'students', 'before_after', 'learning_curve', 'by_kind', 'loss_curves',
-           'save_figure']
+           'show_table', 'save_figure']
 
 # %% ../notebooks/15_plots.ipynb #87c80d47
 from pathlib import Path
@@ -112,6 +112,15 @@ def loss_curves(losses: pd.DataFrame):
     axes.set(xlabel='tokens seen (millions)', ylabel='loss on actions (nats a token)', yscale='log')
     axes.legend(frameon=True, fontsize=8)
     return figure
+
+# %% ../notebooks/15_plots.ipynb #daf7474c
+def show_table(summary: pd.DataFrame) -> pd.DataFrame:
+    "The summary as people read it: a row a condition, rates in percent, best last."
+    ok = summary[summary['status'] == 'ok'].sort_values(['success', 'student', 'tasks'], kind='stable')
+    percent = lambda x: f'{x:.1%}'
+    return pd.DataFrame({'policy': ok['student'], 'training games': ok['tasks'], 'phase': ok['phase'], 'won': [f'{w}/{n}' for w, n in zip(ok['wins'], ok['n'])],
+        'success': ok['success'].map(percent), '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(ok['ci_low'], ok['ci_high'])],
+        'steps': ok['steps'].map('{:.1f}'.format)}).reset_index(drop=True)
 
 # %% ../notebooks/15_plots.ipynb #60d07aca
 def save_figure(

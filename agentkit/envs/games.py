@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RECEPTACLES', 'ALWAYS', 'SOMETIMES', 'SINGLE', 'WEIGHT', 'CAPACITY', 'OPENABLE', 'LIDLESS', 'VERSION', 'SPLITS',
-           'SIZES', 'EVERYWHERE', 'KINDS', 'CHANGE', 'LAMP', 'LAMP_PLACES', 'COPIES', 'PROPERTIES', 'NEEDED_TYPES',
-           'alfworld_file', 'may_hold', 'can_be', 'Layout', 'signature', 'side', 'spoken', 'layouts', 'goals',
-           'game_id', 'build_game', 'prove', 'Builder', 'ensure_games']
+           'SIZES', 'EVERYWHERE', 'KINDS', 'CHANGE', 'NO_GOALS', 'LAMP', 'LAMP_PLACES', 'COPIES', 'HIDDEN',
+           'PROPERTIES', 'NEEDED_TYPES', 'alfworld_file', 'may_hold', 'can_be', 'Layout', 'signature', 'side', 'spoken',
+           'layouts', 'goals', 'game_id', 'build_game', 'prove', 'Builder', 'ensure_games']
 
 # %% ../../notebooks/03b_envs.games.ipynb #d6744d4d
 import contextlib, functools, importlib.util, itertools, json, queue, runpy
@@ -59,7 +59,7 @@ RECEPTACLES = dict(
         Drawer=(0, 0, 0, 1, 2, 4, 6, 8), GarbageCan=(1,), HandTowelHolder=(1, 1, 2), Shelf=(0, 0, 0, 0, 1, 2), SideTable=(0, 0, 0, 0, 0, 0, 1),
         SinkBasin=(1, 2), Toilet=(1,), ToiletPaperHanger=(1,), TowelHolder=(1, 1, 2)))
 
-# %% ../../notebooks/03b_envs.games.ipynb #6191f1f8
+# %% ../../notebooks/03b_envs.games.ipynb #80baa9f4
 ALWAYS = {room: things.split() for room, things in dict(
     kitchen='''Apple Bowl Bread ButterKnife Cup DishSponge Egg Fork Knife Lettuce Mug Pan PepperShaker Plate Pot Potato SaltShaker
         SoapBottle Spatula Spoon Tomato''',
@@ -70,13 +70,12 @@ ALWAYS = {room: things.split() for room, things in dict(
 SOMETIMES = dict(
     kitchen=dict(Kettle=.5, WineBottle=.4, Ladle=.35, Glassbottle=.25, Vase=.15, Statue=.15, Book=.1, CellPhone=.1, CreditCard=.1, Pencil=.07,
         SprayBottle=.07, Pen=.06),
-    bedroom=dict(Mug=.5, Box=.45, Bowl=.45, BaseballBat=.4, TennisRacket=.4, BasketBall=.35, Cloth=.2, Statue=.15, TissueBox=.15,
-        RemoteControl=.12, Watch=.07, Vase=.06),
+    bedroom=dict(Mug=.5, Box=.45, Bowl=.45, Cloth=.2, Statue=.15, TissueBox=.15, RemoteControl=.12, Watch=.07, Vase=.06),
     livingroom=dict(Newspaper=.6, Vase=.55, WateringCan=.5, Watch=.5, Plate=.35, TissueBox=.35, Book=.25, CellPhone=.2, Pen=.2, Pencil=.17,
         Bowl=.1, Candle=.1),
     bathroom=dict(TissueBox=.25, DishSponge=.25))
 
-SINGLE = ('BaseballBat', 'BasketBall', 'Box', 'TennisRacket', 'WateringCan') # one a room, unless a goal needs two
+SINGLE = ('Box', 'WateringCan') # one a room, unless a goal needs two
 
 # %% ../../notebooks/03b_envs.games.ipynb #aaa60161
 WEIGHT = dict(HandTowelHolder=1000, Bed=100, StoveBurner=100, DiningTable=70, Sofa=70, CoffeeTable=70, CoffeeMachine=60, TVStand=60, BathtubBasin=60,
@@ -152,7 +151,7 @@ def layouts(
         if side(layout.signature) == split and low <= len(layout.receptacles) <= high: out.setdefault(layout.signature, layout)
         if len(out) == SPLITS[split]: return tuple(out.values())
 
-# %% ../../notebooks/03b_envs.games.ipynb #4361bc06
+# %% ../../notebooks/03b_envs.games.ipynb #5396372a
 EVERYWHERE = ('bathroom', 'bedroom', 'livingroom', 'kitchen', 'bedroom', 'bathroom', 'livingroom')
 KINDS = dict(
     pick_and_place_simple=EVERYWHERE,
@@ -165,13 +164,14 @@ CHANGE = dict( # what is done with the object on the way: verb, what allows it, 
     pick_clean_then_place_in_recep=('clean', 'Cleanable', 'SinkBasin'),
     pick_heat_then_place_in_recep=('heat', 'Heatable', 'Microwave'),
     pick_cool_then_place_in_recep=('cool', 'Coolable', 'Fridge'))
+NO_GOALS = ('BathtubBasin', 'HandTowelHolder', 'LaundryHamper', 'SinkBasin', 'Toaster', 'TowelHolder', 'TVStand') # nothing is ever to be brought there
 LAMP, LAMP_PLACES = 'DeskLamp', ('Desk', 'SideTable', 'Dresser', 'CoffeeTable')
 
-# %% ../../notebooks/03b_envs.games.ipynb #4aa650e1
+# %% ../../notebooks/03b_envs.games.ipynb #a1562972
 def _makes_sense(kind, layout, thing, goal):
     "Whether `thing` can be brought to a receptacle of type `goal` in this layout, and is not there from the start."
     counts = dict(layout.counts)
-    if goal not in counts or not may_hold(goal, thing): return False
+    if goal not in counts or goal in NO_GOALS or not may_hold(goal, thing): return False
     if kind in CHANGE: return can_be(CHANGE[kind][1], thing) and goal != CHANGE[kind][2]
     elsewhere = sum(CAPACITY.get(t, 9)*n for t, n in counts.items() if t != goal and may_hold(t, thing))
     return elsewhere >= 4 and (kind != 'pick_two_obj_and_place' or CAPACITY.get(goal, 9) > 1)
@@ -183,8 +183,10 @@ def goals(kind: str, layout: Layout) -> dict[str, list[str]]:
     out = {t: [r for r in RECEPTACLES[layout.room] if _makes_sense(kind, layout, t, r)] for t in things}
     return {t: r for t, r in out.items() if r}
 
-# %% ../../notebooks/03b_envs.games.ipynb #b8c2467e
+# %% ../../notebooks/03b_envs.games.ipynb #6088a899
 COPIES = {'pick_two_obj_and_place': (2, 2, 2, 2, 3, 3, 3, 4, 4)} # how many of the wanted object there are, each equally likely
+
+HIDDEN = .5 # the wanted object is this much less often behind a door
 
 def _things(kind, layout, thing, random):
     "The types of everything that lies in the room, the wanted ones first."
@@ -201,7 +203,8 @@ def _furnish(kind, layout, thing, goal, random):
         where[lamp] = random.choice([r for r, t, _ in layout.receptacles if t in LAMP_PLACES])
     for name, kind_of in zip(_named(types, random), types):
         taboo = goal if kind_of == thing and kind not in CHANGE else None
-        open_to = [(r, WEIGHT[t]) for r, t, _ in layout.receptacles if free[r] and t != taboo and may_hold(t, kind_of)]
+        open_to = [(r, WEIGHT[t]*(HIDDEN if door and kind_of == thing else 1)) for r, t, door in layout.receptacles
+            if free[r] and t != taboo and may_hold(t, kind_of)]
         if not open_to: continue
         where[name] = random.choices(*zip(*open_to))[0]
         free[where[name]] -= 1

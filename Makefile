@@ -1,0 +1,46 @@
+# make run: environment, installation, main job.   make test: the same environment, all tests.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run test slow export clean readme figures lab bench
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do if $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then echo $$p; break; fi; done)
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
+QUICKSTART := notebooks/experiments/quickstart.yaml
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+run: $(INSTALLED) ## install what is missing and run the main job: expert, students, table, figures
+	@$(BIN)/agentkit sweep $(QUICKSTART)
+
+test: $(INSTALLED) ## install what is missing and run all tests but the slow ones
+	@$(BIN)/python -m pytest
+
+slow: $(INSTALLED) ## the tests that take minutes
+	@$(BIN)/python -m pytest -m slow
+
+export: $(INSTALLED) ## notebooks -> package, cleaned
+	@$(BIN)/nbdev-clean && $(BIN)/nbdev-export
+
+readme: $(INSTALLED) ## run notebooks/index.ipynb and write README.md from it
+	@$(BIN)/python tools/readme.py
+
+figures: $(INSTALLED) ## draw the figures again from results/
+	@$(BIN)/agentkit report $(QUICKSTART)
+
+lab: $(INSTALLED) ## open JupyterLab
+	@$(BIN)/jupyter lab
+
+clean: ## remove what can be rebuilt: the environment, built games, models
+	rm -rf $(VENV) data build dist *.egg-info
+
+# torch comes first and by itself: a range would let pip fetch the newest build, with gigabytes of CUDA
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'agentkit needs Python 3.10, 3.11 or 3.12 (textworld does not run on 3.13): set PYTHON=/path/to/python'; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q '$(TORCH)'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
+	@rm -f $(VENV)/.installed-* && touch $@

@@ -1,0 +1,35 @@
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope='session', autouse=True)
+def own_folders(tmp_path_factory):
+    "Tests write below a temporary folder: never into the project's results, figures or data."
+    base = tmp_path_factory.mktemp('agentkit')
+    kept = {k: os.environ.get(k) for k in ('AGENTKIT_ROOT', 'AGENTKIT_PATHS_RESULTS', 'AGENTKIT_PATHS_FIGURES', 'AGENTKIT_PATHS_DATA')}
+    os.environ.update(AGENTKIT_ROOT=str(ROOT), AGENTKIT_PATHS_RESULTS=str(base/'results'), AGENTKIT_PATHS_FIGURES=str(base/'figures'), AGENTKIT_PATHS_DATA=str(base/'data'))
+    yield base
+    for k, v in kept.items():
+        if v is None: os.environ.pop(k, None)
+        else: os.environ[k] = v
+
+
+@pytest.fixture(autouse=True)
+def own_environment():
+    "What a test or a notebook sets in the environment is gone after it."
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    "A results folder of this test's own."
+    monkeypatch.setenv('AGENTKIT_PATHS_RESULTS', str(tmp_path/'results'))
+    monkeypatch.setenv('AGENTKIT_PATHS_FIGURES', str(tmp_path/'figures'))
+    return tmp_path/'results'

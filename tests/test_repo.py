@@ -1,0 +1,129 @@
+"Rules of the repository that a slip would break silently."
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+if sys.version_info >= (3, 11): import tomllib
+else: import tomli as tomllib
+
+AUTHORING = sorted((ROOT/'notebooks').glob('[0-9]*.ipynb'))
+EXPERIMENTS = sorted((ROOT/'notebooks/experiments').glob('*.ipynb'))
+PROJECT = tomllib.loads((ROOT/'pyproject.toml').read_text())
+
+
+def cells(path): return json.loads(path.read_text())['cells']
+def source(cell): return ''.join(cell['source'])
+
+
+def default_exp(path):
+    found = re.search(r'#\| default_exp (\S+)', '\n'.join(source(c) for c in cells(path)))
+    return found and found.group(1)
+
+
+def tracked():
+    out = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True)
+    if out.returncode: pytest.skip('not a git checkout')
+    return [ROOT/f for f in out.stdout.splitlines() if (ROOT/f).is_file()]
+
+
+def test_clean_and_export_change_nothing(tmp_path):
+    "The package is what the notebooks export, and the notebooks are clean: checked on a copy, so a failure changes nothing here."
+    import shutil
+    for name in ('notebooks', 'agentkit', 'pyproject.toml', 'settings.ini', 'README.md', 'LICENSE'):
+        src = ROOT/name
+        if src.is_dir(): shutil.copytree(src, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+        elif src.exists(): shutil.copy(src, tmp_path/name)
+    for command in ('nbdev-clean', 'nbdev-export'):
+        done = subprocess.run([Path(sys.executable).parent/command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    for folder in ('notebooks', 'agentkit'):
+        for path in sorted((tmp_path/folder).rglob('*')):
+            if path.suffix not in ('.py', '.ipynb') or '__pycache__' in path.parts: continue
+            original = ROOT/path.relative_to(tmp_path)
+            assert original.exists(), f'{original} is exported but not committed'
+            assert path.read_text() == original.read_text(), f'{original.relative_to(ROOT)} differs after nbdev-clean and nbdev-export'
+
+
+def test_papermill_tag_survives_cleaning(tmp_path):
+    assert PROJECT['tool']['nbdev']['allowed_cell_metadata_keys'] == ['tags']
+
+
+@pytest.mark.parametrize('path', EXPERIMENTS, ids=lambda p: p.stem)
+def test_experiment_notebooks(path):
+    "One parameters cell of commented literals, and no function of its own."
+    tagged = [c for c in cells(path) if 'parameters' in c['metadata'].get('tags', [])]
+    assert len(tagged) == 1, 'exactly one cell is tagged "parameters"'
+    for line in source(tagged[0]).splitlines():
+        assert re.search(r'\s#\s\S', line), f'no comment: {line}'
+    for node in ast.parse(source(tagged[0])).body:
+        assert isinstance(node, ast.Assign)
+        ast.literal_eval(node.value)
+    code = '\n'.join(source(c) for c in cells(path) if c['cell_type'] == 'code')
+    assert not [n for n in ast.walk(ast.parse(code)) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+
+
+def test_notebooks_import_only_lower_numbers():
+    order = {default_exp(p): i for i, p in enumerate(AUTHORING)}
+    for path in AUTHORING:
+        mine = order[default_exp(path)]
+        for c in cells(path):
+            if c['cell_type'] != 'code' or '#| export' not in source(c): continue
+            for name in re.findall(r'(?:from|import) agentkit\.([\w.]+)', source(c)):
+                assert name in order or (ROOT/'agentkit'/Path(*name.split('.'))).with_suffix('.py').exists(), f'{path.name} imports agentkit.{name}, which no notebook exports'
+                if name in order: assert order[name] < mine, f'{path.name} imports agentkit.{name}, which comes later'
+
+
+def test_agents_and_environments_do_not_know_each_other():
+    for path in AUTHORING:
+        name = default_exp(path)
+        exported = '\n'.join(source(c) for c in cells(path) if '#| export' in source(c))
+        if name.startswith('envs.'): assert 'agentkit.agents' not in exported, path.name
+
+
+def test_dspy_is_never_configured_globally():
+    for path in [*(ROOT/'agentkit').rglob('*.py'), *(ROOT/'tests').glob('*.py'), *(ROOT/'notebooks').rglob('*.ipynb')]:
+        if path != Path(__file__): assert 'dspy.configure(' not in path.read_text(), path
+
+
+def test_no_directive_hides_in_cell_metadata():
+    for path in [*AUTHORING, *EXPERIMENTS]:
+        for c in cells(path): assert set(c['metadata']) <= {'tags'}, f'{path.name}: {c["metadata"]}'
+
+
+def test_environment_file_agrees_with_the_project():
+    conda = yaml.safe_load((ROOT/'environment.yml').read_text())['dependencies']
+    python = next(d for d in conda if isinstance(d, str) and d.startswith('python='))
+    assert python == 'python=3.11'
+    assert PROJECT['project']['requires-python'] == '>=3.10,<3.13'
+    assert next(d for d in conda if isinstance(d, dict))['pip'] == ['-e .[dev]'], 'packages are named in pyproject.toml only'
+
+
+def test_every_extra_is_part_of_dev():
+    extras = PROJECT['project']['optional-dependencies']
+    assert {'train', 'serve', 'lab', 'docs', 'dev'} <= set(extras)
+    assert set(re.findall(r'agentkit\[([\w,]+)\]', extras['dev'][0])[0].split(',')) == set(extras) - {'dev'}
+
+
+def test_importing_the_core_loads_nothing_heavy():
+    code = "import sys, agentkit.core; print(','.join(m for m in ('torch', 'transformers', 'dspy', 'pandas', 'textworld', 'mlflow', 'xllamacpp') if m in sys.modules))"
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == ''
+
+
+def test_no_path_of_a_machine_and_no_key_is_committed():
+    secret = re.compile(r'sk-[A-Za-z0-9]{20,}|gsk_[A-Za-z0-9]{20,}|/(?:root|home/\w+|work)/(?:main|shared|\.)')
+    for path in tracked():
+        if path.suffix in ('.png', '.gguf') or path == Path(__file__): continue
+        found = secret.search(path.read_text(errors='ignore'))
+        assert not found, f'{path.relative_to(ROOT)}: {found.group()}'
+
+
+def test_tracked_files_are_small():
+    for path in tracked(): assert path.stat().st_size < 1_000_000, f'{path.relative_to(ROOT)} has {path.stat().st_size:,} bytes'
