@@ -11,7 +11,7 @@ from pathlib import Path
 from . import __version__
 from .core import AgentkitError, digest, path_of, root, settings, write_json
 
-# %% ../notebooks/18_cli.ipynb #820ce7f2
+# %% ../notebooks/18_cli.ipynb #af9e9c36
 def _games(a):
     "List the games of a split, building the kit's own where real ones are absent."
     from collections import Counter
@@ -49,14 +49,14 @@ def _distill(a):
     from agentkit.distill import distill
     from agentkit.envs.base import list_tasks
     tasks = list_tasks(a.env, a.split, a.tasks, a.seed)
-    student = a.student if '/' in a.student else f'local/{a.student}'
+    student = a.student if a.student.startswith(('local/', 'openai/')) else f'local/{a.student}'
     out = Path(a.out) if a.out else path_of('results', 'distill', digest(a.env, a.split, a.teacher, student, [t.id for t in tasks], a.seed, n=10))
     train = dict(seed=a.seed, **({'epochs': a.epochs} if a.epochs else {}))
     with _pool(a) as pool:
         made = distill(student, _agent(a.teacher, a.env), tasks, out, pool, threshold=a.threshold, train=train, progress=not a.json)
     write_json(out/'card.json', made.card)
-    last = f'loss {made.card["loss_first"]:.3f} → {made.card["loss_last"]:.3f}' if 'loss_first' in made.card else ''
-    return dict(policy=made.agent.name, rows=made.rows, card=made.card, out=str(out)), f'{made.agent.name}: trained on {made.rows} episodes of {a.teacher} {last}\nagentkit evaluate --env {a.env} --policy {made.agent.name}'
+    last = f'loss {made.card["losses"]["first"]:.3f} → {made.card["losses"]["last"]:.3f}'
+    return dict(policy=made.agent.name, rows=made.rows, card=made.card, out=str(out)), f'{made.agent.name}: trained on {made.rows} episodes of {a.teacher}, {last}\nagentkit evaluate --env {a.env} --policy {made.agent.name}'
 
 # %% ../notebooks/18_cli.ipynb #d32675ca
 def _sweep(a):
@@ -201,3 +201,6 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     print(json.dumps(result, ensure_ascii=False) if a.json else text)
     return 1 if result.get('failed') else 0
+
+# %% ../notebooks/18_cli.ipynb #df342dc6
+if __name__ == "__main__": sys.exit(main())

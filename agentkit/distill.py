@@ -84,7 +84,7 @@ class Distilled:
         from agentkit.core import Journal
         return pd.DataFrame(Journal(model_dir(self.card['id'])/'losses.jsonl').rows())
 
-# %% ../notebooks/12_distill.ipynb #a3e6b952
+# %% ../notebooks/12_distill.ipynb #b72b9a9a
 def distill(
     student: str | Agent, # "local/nano", "local/smollm2-135m", ... or an agent with such a model
     teacher: Agent, # any policy
@@ -99,13 +99,21 @@ def distill(
     progress: bool = True,
 ) -> Distilled:
     "The teacher plays the tasks, the student learns from the episodes that reach the threshold."
+    student = _student(student)
     played = run_many(teacher, tasks, pool, seed=seed, journal=journal or Path(folder)/'demonstrations.jsonl', progress=progress)
     return distill_from(student, played, folder, threshold, demos, train)
+
+def _student(student):
+    "The agent that will learn; a model that cannot be found is an error before anybody plays."
+    agent = make_agent(student) if isinstance(student, str) else student.deepcopy()
+    name = agent.name
+    if name.startswith('local/') and name != 'local/nano': model_dir(name)
+    return agent
 
 def distill_from(student: str | Agent, trajectories: list[Trajectory], folder, threshold: float = 1., demos: str = 'keep', train: dict = {}) -> Distilled:
     "The student learns from recorded episodes; nobody plays."
     if demos not in ('keep', 'reset'): raise AgentkitError(f'demos={demos!r}: write "keep" or "reset"')
-    agent = make_agent(student) if isinstance(student, str) else student.deepcopy()
+    agent = _student(student)
     if demos == 'reset': agent.react.demos = []
     good = keep(trajectories, threshold)
     teacher, program = Replay(good, agent), Player(agent, [])

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['RECEPTACLES', 'ALWAYS', 'SOMETIMES', 'SINGLE', 'WEIGHT', 'CAPACITY', 'OPENABLE', 'LIDLESS', 'VERSION', 'SPLITS',
            'SIZES', 'EVERYWHERE', 'KINDS', 'CHANGE', 'NO_GOALS', 'LAMP', 'LAMP_PLACES', 'COPIES', 'HIDDEN',
-           'PROPERTIES', 'NEEDED_TYPES', 'alfworld_file', 'may_hold', 'can_be', 'Layout', 'signature', 'side', 'spoken',
-           'layouts', 'goals', 'game_id', 'build_game', 'prove', 'Builder', 'ensure_games']
+           'PROPERTIES', 'NEEDED_TYPES', 'may_hold', 'can_be', 'Layout', 'signature', 'side', 'layouts', 'goals',
+           'game_id', 'build_game', 'prove', 'Builder', 'ensure_games']
 
-# %% ../../notebooks/03b_envs.games.ipynb #d6744d4d
+# %% ../../notebooks/03b_envs.games.ipynb #3e70c61d
 import contextlib, functools, importlib.util, itertools, json, queue, runpy
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -17,17 +17,11 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from ..core import AgentkitError, digest, path_of, rng, write_text
 from .base import Worker
-from .engine import Game
+from .engine import Game, plain_names, shipped
 
-# %% ../../notebooks/03b_envs.games.ipynb #a515b4cb
-def alfworld_file(*parts: str) -> Path:
-    "The path of a file of the installed `alfworld` package."
-    spec = importlib.util.find_spec('alfworld')
-    if spec is None: raise AgentkitError('alfworld is not installed: run `pip install agentkit`')
-    return Path(spec.origin).parent.joinpath(*parts)
-
+# %% ../../notebooks/03b_envs.games.ipynb #bccc0e23
 @functools.cache
-def _rules(name): return runpy.run_path(str(alfworld_file('gen', f'{name}.py')))
+def _rules(name): return runpy.run_path(str(Path(importlib.util.find_spec('alfworld').origin).parent/'gen'/f'{name}.py'))
 
 # %% ../../notebooks/03b_envs.games.ipynb #57cd003d
 def may_hold(
@@ -111,7 +105,7 @@ def side(sign: str) -> str:
     "The split to which the layouts with this signature belong."
     return 'valid_unseen' if int(sign, 16) % 2 else 'train'
 
-# %% ../../notebooks/03b_envs.games.ipynb #7b5d797a
+# %% ../../notebooks/03b_envs.games.ipynb #4cdc10ba
 def _number(cm): return f'_{"minus" if cm < 0 else "plus"}_{abs(cm)//100:02d}_dot_{abs(cm)%100:02d}'
 
 def _named(types, random):
@@ -119,15 +113,6 @@ def _named(types, random):
     xs = random.sample(range(-400, 400), len(types))
     spots = ['_bar_'.join(map(_number, (x, random.randrange(220), random.randrange(-400, 400)))) for x in xs]
     return [f'{t[:-5]}_bar_{s}_bar_{t}' if t.endswith('Basin') else f'{t}_bar_{s}' for t, s in zip(types, spots)]
-
-def spoken(names) -> dict[str, str]:
-    "Mangled name → the name in the game, e.g. \"mug 2\": the last in sorted order is number 1."
-    kind = lambda n: n.split('_bar_')[-1 if n.endswith('Basin') else 0].lower()
-    counts, out = Counter(), {}
-    for name in sorted(names, key=str.lower, reverse=True):
-        counts[kind(name)] += 1
-        out[name] = f'{kind(name)} {counts[kind(name)]}'
-    return out
 
 # %% ../../notebooks/03b_envs.games.ipynb #4558d695
 def _draw_layout(room, number, seed):
@@ -210,13 +195,14 @@ def _furnish(kind, layout, thing, goal, random):
         free[where[name]] -= 1
     return where
 
-# %% ../../notebooks/03b_envs.games.ipynb #93057b29
+# %% ../../notebooks/03b_envs.games.ipynb #ed06240d
 class _Plan:
     "Commands that win, written while walking through the room."
     def __init__(self, layout, where):
         self.doors = {r for r, _, door in layout.receptacles if door}
         self.types = {r: t for r, t, _ in layout.receptacles}
-        self.where, self.names = where, spoken([*self.types, *where])
+        names = plain_names(n.lower() for n in (*self.types, *where))
+        self.where, self.names = where, {n: names[n.lower()] for n in (*self.types, *where)}
         self.commands, self.at, self.opened = [], None, set()
 
     def receptacle(self, type_of):
@@ -298,15 +284,15 @@ def _problem(name, layout, where, goal_text):
         *(f'  ({f})' for f in facts), ')', goal_text]
     return '\n'.join(lines)
 
-# %% ../../notebooks/03b_envs.games.ipynb #e002eaa2
+# %% ../../notebooks/03b_envs.games.ipynb #0c4d19cf
 def _files(kind, name, layout, where, thing, goal, random):
     "The two files of a game, as text."
     target = dict(object_target=thing, parent_target=goal, toggle_target='' if goal else LAMP, mrecep_target='', object_sliced=False)
     fill = dict(obj=thing, recep=goal, toggle=target['toggle_target'], mrecep='')
     library = _rules('goal_library')['gdict'][kind]
     words = random.choice(library['templates']).format(**{k: v.lower() for k, v in fill.items()})
-    game = dict(pddl_domain=alfworld_file('data', 'alfred.pddl').read_text(),
-        grammar=alfworld_file('data', 'alfred.twl2').read_text().replace('UNKNOWN GOAL', words),
+    game = dict(pddl_domain=shipped('alfred.pddl'),
+        grammar=shipped('alfred.twl2').replace('UNKNOWN GOAL', words),
         pddl_problem=_problem(name, layout, where, library['pddl'].format(**fill).replace('#', '-')),
         solvable=True, walkthrough=_walkthrough(kind, layout, where, thing, goal))
     about = dict(task_id=name, task_type=kind, pddl_params=target, turk_annotations=dict(anns=[]),
@@ -373,9 +359,9 @@ class Builder:
         prove(game)
         for name in ('traj_data.json', 'game.tw-pddl'): write_text(place/name, game['files'][name])
 
-# %% ../../notebooks/03b_envs.games.ipynb #b28e8147
+# %% ../../notebooks/03b_envs.games.ipynb #9c387147
 def _build(folder, split, indexes, seed, jobs):
-    jobs = min(jobs, len(indexes))
+    jobs = max(1, min(jobs, len(indexes)))
     idle = queue.SimpleQueue()
     for _ in range(jobs): idle.put(None)
     with contextlib.ExitStack() as workers, ThreadPoolExecutor(jobs) as pool:

@@ -1,0 +1,127 @@
+"Teacher to student through DSPy: real training, real serving, and the ways it must refuse to pretend."
+import json
+
+import dspy
+import pytest
+
+from agentkit.agents import ProgramAgent, expert_agent, student_agent
+from agentkit.core import AgentkitError, Journal, read_json
+from agentkit.datasets import episode_row, episode_rows, read_rows
+from agentkit.distill import BootstrapFinetune, Replay, distill, distill_from
+from agentkit.envs.base import EnvPool, list_tasks
+from agentkit.evals import evaluate
+from agentkit.judges import success
+from agentkit.lms import make_lm
+from agentkit.rollouts import Player, examples, run_many
+from agentkit.serving import model_dir, read_card, stop_servers
+
+TASKS = list_tasks('corridor', 'train', 6)
+TRAIN = dict(epochs=30)
+
+
+@pytest.fixture(scope='module')
+def pool():
+    with EnvPool('corridor', n=2) as p: yield p
+    stop_servers()
+
+
+@pytest.fixture(scope='module')
+def made(pool, tmp_path_factory): return distill('local/nano', expert_agent('corridor'), TASKS, tmp_path_factory.mktemp('distill'), pool, train=TRAIN, progress=False)
+
+
+def test_the_student_learns_what_the_expert_does(made, pool):
+    after = evaluate(made.agent, TASKS, pool, progress=False)
+    assert after.summary['wins'] == len(TASKS)
+    assert after.summary['tokens_in'] > 0 and after.episodes['invalid'].sum() == 0
+    losses = made.losses['loss']
+    assert losses.iloc[-1] < losses.iloc[0] / 10, 'it has not learned what to say, only been held to what it may say'
+
+
+def test_the_card_tells_the_truth(made):
+    card = read_card(model_dir(made.agent.name))
+    assert card['trained'] and card['steps'] == len(made.losses) and card['rows'] == len(TASKS)
+    assert not read_card(model_dir(made.base))['trained']
+
+
+def test_rows_have_provenance_and_train_again_without_playing(made, tmp_path_factory):
+    rows = read_rows(next(tmp_path_factory.getbasetemp().glob('distill*/rows.jsonl')))
+    assert {r['provenance']['task'] for r in rows} == {t.id for t in TASKS}
+    assert all(r['provenance']['policy'] == 'expert' and r['provenance']['score'] == 1 for r in rows)
+    from agentkit.training import TrainConfig, finetune
+    again = finetune(made.base, rows, TrainConfig.of('nano', **TRAIN), progress=False)
+    assert f'local/{again.id}' == made.agent.name, 'the same rows and settings are the same model'
+
+
+def test_the_folded_rows_are_the_episodes(made):
+    agent = student_agent(None)
+    direct = [episode_row(t, agent.adapter, agent.react.signature) for t in made.demonstrations]
+    calls = [dict(messages=[dict(role=m['role'], content=m['content']) for m in r['messages'][:i + 1]])
+             for r in direct for i, m in enumerate(r['messages']) if m.get('loss')]
+    strip = lambda rows: sorted(json.dumps(r['messages']) for r in rows)
+    assert strip(episode_rows(calls[::-1])) == strip(direct)
+    assert len(calls) == sum(len(t.steps) for t in made.demonstrations) > len(direct)
+
+
+def test_plain_dspy_bootstrap_finetune_works_with_our_provider(pool):
+    "No class of ours in between: DSPy plays the teacher, makes a row a call, and hands them to the provider."
+    student = Player(student_agent(make_lm('local/nano')), TASKS, pool)
+    teacher = Player(expert_agent('corridor'), TASKS, pool)
+    optimizer = dspy.BootstrapFinetune(metric=success, adapter=student.policy.adapter, num_threads=2, train_kwargs=TRAIN)
+    trained = optimizer.compile(student, teacher=teacher, trainset=examples(TASKS))
+    assert trained is student
+    assert evaluate(trained.policy, TASKS, pool, progress=False).summary['wins'] == len(TASKS)
+
+
+def test_no_good_episode_is_an_error_and_trains_nothing(pool, tmp_path):
+    lazy = ProgramAgent(lambda **_: 'back', 'lazy')
+    with pytest.raises(AgentkitError, match=r'no trajectory reaches a score of 1.0 \(6 loop\)'): distill('local/nano', lazy, TASKS, tmp_path, pool, progress=False)
+    assert not (tmp_path/'rows.jsonl').exists()
+
+
+def test_zero_rows_are_an_error_in_plain_dspy_too(pool):
+    student = Player(student_agent(make_lm('local/nano')), TASKS, pool)
+    teacher = Player(ProgramAgent(lambda **_: 'back', 'lazy'), TASKS, pool)
+    optimizer = dspy.BootstrapFinetune(metric=success, adapter=student.policy.adapter, num_threads=2)
+    with pytest.raises(AgentkitError, match='0 rows'): optimizer.compile(student, teacher=teacher, trainset=examples(TASKS))
+
+
+@pytest.mark.parametrize('score, threshold, kept', [(.5, 1., False), (.5, .5, True), (-1, .5, False), (1., 1., True)])
+def test_the_threshold_is_a_number(pool, score, threshold, kept):
+    import dataclasses
+    played = [dataclasses.replace(t, score=score) for t in run_many(expert_agent('corridor'), TASKS[:2], pool, progress=False)]
+    student = student_agent(make_lm('local/nano'))
+    teacher = Replay(played, student)
+    optimizer = BootstrapFinetune(threshold=threshold, adapter=student.adapter, train_kwargs=dict(epochs=1))
+    compile = lambda: optimizer.compile(Player(student, []), teacher=teacher, trainset=teacher.examples())
+    if kept: assert compile().policy.name.startswith('local/nano-')
+    else:
+        with pytest.raises(AgentkitError, match='nothing to train on'): compile()
+
+
+@pytest.mark.parametrize('demos, turns', [('keep', 1), ('reset', 0)])
+def test_demonstrations_in_the_prompt_are_kept_or_reset(made, tmp_path, demos, turns):
+    student = student_agent(make_lm('local/nano'))
+    student.react.demos = [dict(task='A corridor.', trajectory='', possible_actions=['forward'], action='forward')]
+    again = distill_from(student, made.demonstrations, tmp_path, demos=demos, train=dict(epochs=1))
+    assert len(again.agent.react.demos) == turns
+    row = read_rows(tmp_path/'rows.jsonl')[0]
+    unlearned = [m for m in row['messages'] if m['role'] == 'assistant' and not m['loss']]
+    assert len(unlearned) == turns, 'a demonstration in the prompt carries no loss'
+
+
+def test_a_wrong_student_fails_before_anybody_plays(pool, tmp_path):
+    with pytest.raises(AgentkitError, match='no-such-model'): distill('local/no-such-model', expert_agent('corridor'), TASKS, tmp_path, pool)
+    assert not (tmp_path/'demonstrations.jsonl').exists()
+
+
+def test_wrong_training_settings_are_named(made, tmp_path):
+    with pytest.raises(AgentkitError, match='epoch'): distill_from('local/nano', made.demonstrations, tmp_path, train=dict(epochz=3))
+
+
+def test_a_model_cannot_pose_as_trained(made, tmp_path):
+    import shutil
+    fake = tmp_path/'nano-fake'
+    shutil.copytree(model_dir(made.base), fake)
+    card = read_json(fake/'card.json')
+    (fake/'card.json').write_text(json.dumps({**card, 'id': 'nano-fake', 'trained': True, 'steps': 100, 'losses': dict(first=3., last=.1), 'base': made.base, 'base_weights_sha256': card['weights_sha256']}))
+    with pytest.raises(AgentkitError, match='claims to be trained'): model_dir(fake)
