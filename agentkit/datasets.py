@@ -45,18 +45,18 @@ def provenance(t: Trajectory, signature) -> dict:
     return dict(task=t.task.id, env=t.task.env, kind=t.task.kind, policy=t.policy, seed=t.seed, score=t.score, steps=len(t.steps),
                 prompt=digest(signature.instructions))
 
-# %% ../notebooks/07_datasets.ipynb #becd25c5
+# %% ../notebooks/07_datasets.ipynb #929ff5db
 def episode_rows(
     call_rows: list[dict], # {"messages": [...]}, each ending with the assistant message to learn; any order
 ) -> list[dict]:
-    "The same targets in as few rows as possible: calls that continue one another become one row."
+    "The same targets in as few rows as possible: calls that continue one another become one row. The order of the calls does not matter."
     targets, longest = set(), {}
     hashed = [(_prefixes(r['messages']), r) for r in call_rows]
     for keys, r in hashed: targets |= {keys[-1]} | {k for k, m in zip(keys, r['messages']) if m.get('loss')}
     inside = {k for keys, _ in hashed for k in keys[:-1]}
     for keys, r in hashed:
         if keys[-1] not in inside: longest.setdefault(keys[-1], (keys, r))
-    return [_with_loss(keys, r, targets) for keys, r in longest.values()]
+    return [_with_loss(*longest[k], targets) for k in sorted(longest)]
 
 def _prefixes(messages):
     keys, last = [], ''

@@ -6,12 +6,12 @@
 __all__ = ['Limits', 'run_episode', 'play', 'episode_key', 'read_trajectories', 'run_many', 'Player', 'episode_prediction',
            'examples']
 
-# %% ../notebooks/05_rollouts.ipynb #4eec4e5e
+# %% ../notebooks/05_rollouts.ipynb #9dd9c97b
 import json, time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 import dspy
-from .core import AgentkitError, Journal, Step, Task, Trajectory, trajectory, transcript
+from .core import AgentkitError, EpisodeError, Journal, Step, Task, Trajectory, trajectory, transcript
 from .envs.base import EnvPool, WorkerError
 from .lms import usage
 
@@ -29,7 +29,7 @@ class Limits:
         if len(steps) >= self.loop and len({(s.action, s.observation) for s in steps[-self.loop:]}) <= 2: return 'loop'
         return 'max_steps' if len(steps) >= self.max_steps else ''
 
-# %% ../notebooks/05_rollouts.ipynb #8987c6a9
+# %% ../notebooks/05_rollouts.ipynb #4c758553
 def _act(policy, env, intro, steps, actions):
     start = time.perf_counter()
     told = transcript((s.action, s.observation) for s in steps)
@@ -56,8 +56,8 @@ def run_episode(
     with dspy.track_usage() as used:
         while not end:
             try: seen, step = _act(policy, env, intro, steps, now.actions)
-            except AgentkitError: raise # ours to put right: a missing model, a dead worker
             except Exception as e:
+                if isinstance(e, AgentkitError) and not isinstance(e, EpisodeError): raise # to be put right: a missing model, a dead worker
                 end, error = 'error', f'{type(e).__name__}: {e}'.splitlines()[0]
                 break
             steps.append(step)

@@ -11,11 +11,11 @@ __all__ = ['CARD', 'CARD_VERSION', 'START_SECONDS', 'REPLY_SECONDS', 'SMALL_BYTE
 import os
 os.environ.setdefault('LITELLM_LOCAL_MODEL_COST_MAP', 'True') # offline, litellm otherwise waits for a price list
 
-# %% ../notebooks/08_serving.ipynb #23109a2f
+# %% ../notebooks/08_serving.ipynb #7459d59e
 import atexit, copy, functools, hashlib, importlib, json, math, subprocess, sys, tempfile, threading
 from pathlib import Path
 import dspy, httpx
-from .core import AgentkitError, need, path_of, read_json, write_json
+from .core import AgentkitError, EpisodeError, need, path_of, read_json, write_json
 
 # %% ../notebooks/08_serving.ipynb #85d4ca3c
 CARD, CARD_VERSION = 'agentkit-model', 1
@@ -89,13 +89,13 @@ def model_dir(
     if name == 'smollm2-135m' or '/' in name: return importlib.import_module('agentkit.training').make_base(name)
     raise AgentkitError(f'no model {name!r}; there are: {", ".join(models()) or "none"}')
 
-# %% ../notebooks/08_serving.ipynb #429b6ba0
+# %% ../notebooks/08_serving.ipynb #c13ff012
 START_SECONDS, REPLY_SECONDS = 120, 120
 SMALL_BYTES = 32_000_000 # below this, a second thread costs more than it brings
 
 class Server:
     "A running local model server; made by `serve`."
-    def __init__(self, gguf, name, slots=8, context=2048, threads=None):
+    def __init__(self, gguf, name, slots=8, context=4096, threads=None):
         self.model, self.slots, self.context = name, slots, context
         small = Path(gguf).stat().st_size < SMALL_BYTES
         options = dict(gguf=str(gguf), name=name, slots=slots, context=context, threads=threads or (1 if small else os.cpu_count()))
@@ -130,7 +130,7 @@ class Server:
         r = self._send(path, body)
         if r.is_success: return r.json()
         why = r.json()['error']['message'] if 'json' in r.headers.get('content-type', '') else r.text
-        raise AgentkitError(f'the server for {self.model} refused (HTTP {r.status_code}): {why}')
+        raise (EpisodeError if 'exceeds the available context' in why else AgentkitError)(f'the server for {self.model} refused (HTTP {r.status_code}): {why}')
 
     def close(self):
         "End the server process."
@@ -142,13 +142,13 @@ class Server:
     def __exit__(self, *exc): self.close()
     def __repr__(self): return f'Server({self.model!r}, {self.url!r}, {self.slots} slots × {self.context} tokens{"" if self.alive else ", closed"})'
 
-# %% ../notebooks/08_serving.ipynb #60a7d518
+# %% ../notebooks/08_serving.ipynb #abf20ca0
 _servers, _servers_lock = {}, threading.RLock()
 
 def serve(
     model, # anything `model_dir` knows, or a .gguf file
     slots: int = 8, # conversations kept at the same time
-    context: int = 2048, # tokens a conversation may have
+    context: int = 4096, # tokens a conversation may have
     threads: int | None = None, # default: all cores, or one for a model of a few million parameters
 ) -> Server:
     "A running server for the model: started, or found running."
@@ -204,10 +204,10 @@ def _wire(request):
     if set(schema) == {'enum'}: return {**body, 'grammar': choice_grammar(schema['enum'])}
     return {**body, 'response_format': dict(type='json_schema', json_schema=dict(schema=schema))} if schema else body
 
-# %% ../notebooks/08_serving.ipynb #7ec61d38
+# %% ../notebooks/08_serving.ipynb #1d9d5ab3
 class LocalEngine:
     "DSPy's way to the local servers: `complete(Request) -> Response`."
-    def __init__(self, slots=8, context=2048, threads=None): self.options = dict(slots=slots, context=context, threads=threads)
+    def __init__(self, slots=8, context=4096, threads=None): self.options = dict(slots=slots, context=context, threads=threads)
     def server(self, model: str) -> Server: return serve(model, **self.options)
     def complete(self, request):
         reply = self.server(request.model).post('/v1/chat/completions', _wire(request))
@@ -218,10 +218,10 @@ class LocalEngine:
     def __deepcopy__(self, memo): return self
     def __repr__(self): return f'LocalEngine({", ".join(f"{k}={v}" for k, v in self.options.items())})'
 
-# %% ../notebooks/08_serving.ipynb #d1ae1dc4
+# %% ../notebooks/08_serving.ipynb #88fb38aa
 class LocalLM(dspy.LM):
     "A `dspy.LM` whose server is started at the first call."
-    def __init__(self, model, slots=8, context=2048, threads=None, temperature=0., max_tokens=64, cache=False, engine=None, **kwargs):
+    def __init__(self, model, slots=8, context=4096, threads=None, temperature=0., max_tokens=64, cache=False, engine=None, **kwargs):
         super().__init__(model, engine=engine or LocalEngine(slots, context, threads), temperature=temperature, max_tokens=max_tokens, cache=cache, **kwargs)
 
     def infer_provider(self): return importlib.import_module('agentkit.training').LocalProvider()

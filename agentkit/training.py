@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['ROLES', 'END', 'SPECIAL', 'TEMPLATE', 'SIZES', 'SPREAD', 'SERVED', 'SMOLLM2', 'CHECKPOINT_SECONDS', 'check_row',
            'learned', 'fit_tokenizer', 'make_nano', 'write_gguf', 'find_smollm2', 'make_base', 'Encoded', 'encode',
-           'TrainConfig', 'plan', 'batch_loss', 'Trained', 'finetune', 'episode_rows', 'LocalJob', 'LocalProvider']
+           'TrainConfig', 'plan', 'batch_loss', 'Trained', 'finetune', 'LocalJob', 'LocalProvider']
 
 # %% ../notebooks/09_training.ipynb #3c009bac
 import os
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # read when torch is loaded: its threads otherwise spin, and a core shared with another process halves the speed
 
-# %% ../notebooks/09_training.ipynb #11934bfb
+# %% ../notebooks/09_training.ipynb #edf0326e
 import dataclasses, fcntl, functools, hashlib, importlib.metadata, importlib.util, json, math, re, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from dspy.clients.provider import Provider, TrainingJob
 from dspy.clients.utils_finetune import TrainingStatus
 from tqdm.auto import tqdm
 from .core import AgentkitError, Journal, digest, need, path_of, read_json, rng, write_text
+from .datasets import episode_rows
 from .serving import file_sha256, local_lm, model_dir, read_card, stop_servers, write_card
 
 # %% ../notebooks/09_training.ipynb #a3239953
@@ -284,13 +285,13 @@ def encode(
     if not n: raise AgentkitError(f'the first action of a row ends after token {max_length}: give a larger max_length')
     return Encoded(tuple(ids[:n]), tuple(labels[:n]), (len(pieces) - kept) // 2)
 
-# %% ../notebooks/09_training.ipynb #554a2d7c
+# %% ../notebooks/09_training.ipynb #d6613acf
 @dataclass(frozen=True)
 class TrainConfig:
     "How to train."
-    epochs: int = 20
-    lr: float = 2e-3 # the highest; a warm-up leads to it, a cosine away from it
-    batch_tokens: int = 8192 # padded tokens in a step
+    epochs: int = 16
+    lr: float = 3e-3 # the highest; a warm-up leads to it, a cosine away from it
+    batch_tokens: int = 1024 # padded tokens in a step
     warmup: float = 0.05 # share of the steps
     weight_decay: float = 0.01
     clip: float = 1.0 # largest norm of the gradient
@@ -309,7 +310,7 @@ class TrainConfig:
         "What works for a family of models, with changes."
         unknown = set(changes) - {f.name for f in dataclasses.fields(cls)}
         if unknown: raise AgentkitError(f'unknown training settings: {", ".join(sorted(unknown))}; known: {", ".join(f.name for f in dataclasses.fields(cls))}')
-        return cls(**{**({} if family == 'nano' else dict(epochs=3, lr=5e-4, batch_tokens=4096, lora_rank=16)), **changes})
+        return cls(**{**(dict(dtype='float32') if family == 'nano' else dict(epochs=3, lr=5e-4, batch_tokens=4096, lora_rank=16)), **changes})
 
     def rate(self, step: int, steps: int) -> float:
         "The learning rate of a step."
@@ -373,7 +374,7 @@ class Trained:
         c = self.card
         return f'**{self.id}** from {c["base"]}: {c["steps"]} steps, {c["tokens"]:,} tokens, loss {c["losses"]["first"]:.3f} → **{c["losses"]["last"]:.3f}**'
 
-# %% ../notebooks/09_training.ipynb #cf3717fb
+# %% ../notebooks/09_training.ipynb #e4fe56a5
 CHECKPOINT_SECONDS = 60
 
 class _Loop:
@@ -385,7 +386,7 @@ class _Loop:
         self.journal, self.step = Journal(folder/'losses.jsonl'), 0
         self.file, self.saved = folder/'checkpoint.pt', time.time()
         self.weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(self.weights.values(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(self.weights.values(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98), fused=True)
         if self.file.exists(): self._load()
         rows = [json.dumps(r) + '\n' for r in self.journal.rows() if r['step'] <= self.step]
         write_text(self.journal.path, ''.join(rows)) # without the steps after the checkpoint: they come again
@@ -479,25 +480,7 @@ def _train(source, card, rows, config, progress, folder):
         rows=len(rows), rows_digest=digest([r['messages'] for r in rows]), cut=sum(e.cut for e in encoded), tokens=sum(r['tokens'] for r in losses),
         seconds=round(sum(r['seconds'] for r in losses), 1), losses=dict(first=losses[0]['loss'], last=losses[-1]['loss']))
 
-# %% ../notebooks/09_training.ipynb #c94e9183
-def _prefix_hashes(messages):
-    h, out = hashlib.sha256(), []
-    for m in messages:
-        h.update(json.dumps([m['role'], m['content']]).encode())
-        out.append(h.hexdigest())
-    return out
-
-def episode_rows(
-    calls, # {"messages": […]} for each LM call, the answer last; in any order
-) -> list[dict]:
-    "One row for each episode."
-    hashed = {h[-1]: (c['messages'], h) for c in calls if (h := _prefix_hashes(c['messages']))}
-    inner = {h for _, hs in hashed.values() for h in hs[:-1]}
-    rows = [dict(messages=[dict(role=m['role'], content=m['content'], **(dict(loss=h in hashed) if m['role'] == 'assistant' else {})) for m, h in zip(*hashed[last])])
-        for last in sorted(hashed) if last not in inner]
-    return [check_row(r) for r in rows]
-
-# %% ../notebooks/09_training.ipynb #f2ff7830
+# %% ../notebooks/09_training.ipynb #7b81f798
 class LocalJob(TrainingJob):
     "A fine-tuning in a thread of this process."
     def status(self) -> TrainingStatus:
@@ -522,6 +505,7 @@ class LocalProvider(Provider):
         "Train on the calls and give the new model's name."
         rows = episode_rows(train_data)
         if not rows: raise AgentkitError('there are 0 calls to train on: no episode passed the metric')
-        name = make_nano(rows) if model == 'local/nano' else model
-        config = TrainConfig.of(read_card(model_dir(name))['family'], **(train_kwargs or {}))
+        options = train_kwargs or {}
+        name = make_nano(rows, seed=options.get('seed', 0)) if model == 'local/nano' else model
+        config = TrainConfig.of(read_card(model_dir(name))['family'], **options)
         return f'local/{finetune(name, rows, config).id}'

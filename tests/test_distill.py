@@ -82,7 +82,7 @@ def test_zero_rows_are_an_error_in_plain_dspy_too(pool):
     student = Player(student_agent(make_lm('local/nano')), TASKS, pool)
     teacher = Player(ProgramAgent(lambda **_: 'back', 'lazy'), TASKS, pool)
     optimizer = dspy.BootstrapFinetune(metric=success, adapter=student.policy.adapter, num_threads=2)
-    with pytest.raises(AgentkitError, match='0 rows'): optimizer.compile(student, teacher=teacher, trainset=examples(TASKS))
+    with pytest.raises(AgentkitError, match='0 calls to train on'): optimizer.compile(student, teacher=teacher, trainset=examples(TASKS))
 
 
 @pytest.mark.parametrize('score, threshold, kept', [(.5, 1., False), (.5, .5, True), (-1, .5, False), (1., 1., True)])
