@@ -7,9 +7,9 @@ __all__ = ['ROLES', 'END', 'SPECIAL', 'TEMPLATE', 'SIZES', 'SPREAD', 'SERVED', '
            'learned', 'fit_tokenizer', 'make_nano', 'write_gguf', 'find_smollm2', 'make_base', 'Encoded', 'encode',
            'TrainConfig', 'plan', 'batch_loss', 'Trained', 'finetune', 'LocalJob', 'LocalProvider']
 
-# %% ../notebooks/09_training.ipynb #3c009bac
+# %% ../notebooks/09_training.ipynb #604f5b63
 import os
-os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # read when torch is loaded: its threads otherwise spin, and a core shared with another process halves the speed
+os.environ.setdefault('GOMP_SPINCOUNT', '10000') # read when torch is loaded: threads that spin for long make training several times slower when a core is shared
 
 # %% ../notebooks/09_training.ipynb #edf0326e
 import dataclasses, fcntl, functools, hashlib, importlib.metadata, importlib.util, json, math, re, time
@@ -285,11 +285,11 @@ def encode(
     if not n: raise AgentkitError(f'the first action of a row ends after token {max_length}: give a larger max_length')
     return Encoded(tuple(ids[:n]), tuple(labels[:n]), (len(pieces) - kept) // 2)
 
-# %% ../notebooks/09_training.ipynb #d6613acf
+# %% ../notebooks/09_training.ipynb #867f187e
 @dataclass(frozen=True)
 class TrainConfig:
     "How to train."
-    epochs: int = 16
+    epochs: int = 18
     lr: float = 3e-3 # the highest; a warm-up leads to it, a cosine away from it
     batch_tokens: int = 1024 # padded tokens in a step
     warmup: float = 0.05 # share of the steps
