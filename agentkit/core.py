@@ -37,11 +37,10 @@ def root() -> Path:
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p/'settings.ini').is_file()), here)
 
-# %% ../notebooks/00_core.ipynb #5eb31d22
+# %% ../notebooks/00_core.ipynb #5b52b200
 DEFAULTS = dict(
     paths=dict(results='results', figures='figures', data='data', alfworld=''),
-    models=dict(teacher='expert', student='nano', judge='success'),
-    tracking=dict(backend='none'),
+    models=dict(teacher='expert', student='nano'),
     sweeps=dict(jobs='1'))
 
 def _checked(section, key, where):

@@ -89,13 +89,13 @@ def model_dir(
     if name == 'smollm2-135m' or '/' in name: return importlib.import_module('agentkit.training').make_base(name)
     raise AgentkitError(f'no model {name!r}; there are: {", ".join(models()) or "none"}')
 
-# %% ../notebooks/08_serving.ipynb #c13ff012
+# %% ../notebooks/08_serving.ipynb #d4581362
 START_SECONDS, REPLY_SECONDS = 120, 120
 SMALL_BYTES = 32_000_000 # below this, a second thread costs more than it brings
 
 class Server:
     "A running local model server; made by `serve`."
-    def __init__(self, gguf, name, slots=8, context=4096, threads=None):
+    def __init__(self, gguf, name, slots=4, context=8192, threads=None):
         self.model, self.slots, self.context = name, slots, context
         small = Path(gguf).stat().st_size < SMALL_BYTES
         options = dict(gguf=str(gguf), name=name, slots=slots, context=context, threads=threads or (1 if small else os.cpu_count()))
@@ -142,13 +142,13 @@ class Server:
     def __exit__(self, *exc): self.close()
     def __repr__(self): return f'Server({self.model!r}, {self.url!r}, {self.slots} slots × {self.context} tokens{"" if self.alive else ", closed"})'
 
-# %% ../notebooks/08_serving.ipynb #abf20ca0
+# %% ../notebooks/08_serving.ipynb #0326b21f
 _servers, _servers_lock = {}, threading.RLock()
 
 def serve(
     model, # anything `model_dir` knows, or a .gguf file
-    slots: int = 8, # conversations kept at the same time
-    context: int = 4096, # tokens a conversation may have
+    slots: int = 4, # conversations kept at the same time
+    context: int = 8192, # tokens a conversation may have
     threads: int | None = None, # default: all cores, or one for a model of a few million parameters
 ) -> Server:
     "A running server for the model: started, or found running."
@@ -204,10 +204,10 @@ def _wire(request):
     if set(schema) == {'enum'}: return {**body, 'grammar': choice_grammar(schema['enum'])}
     return {**body, 'response_format': dict(type='json_schema', json_schema=dict(schema=schema))} if schema else body
 
-# %% ../notebooks/08_serving.ipynb #1d9d5ab3
+# %% ../notebooks/08_serving.ipynb #971eeba9
 class LocalEngine:
     "DSPy's way to the local servers: `complete(Request) -> Response`."
-    def __init__(self, slots=8, context=4096, threads=None): self.options = dict(slots=slots, context=context, threads=threads)
+    def __init__(self, slots=4, context=8192, threads=None): self.options = dict(slots=slots, context=context, threads=threads)
     def server(self, model: str) -> Server: return serve(model, **self.options)
     def complete(self, request):
         reply = self.server(request.model).post('/v1/chat/completions', _wire(request))
@@ -218,10 +218,10 @@ class LocalEngine:
     def __deepcopy__(self, memo): return self
     def __repr__(self): return f'LocalEngine({", ".join(f"{k}={v}" for k, v in self.options.items())})'
 
-# %% ../notebooks/08_serving.ipynb #88fb38aa
+# %% ../notebooks/08_serving.ipynb #423dd689
 class LocalLM(dspy.LM):
     "A `dspy.LM` whose server is started at the first call."
-    def __init__(self, model, slots=8, context=4096, threads=None, temperature=0., max_tokens=64, cache=False, engine=None, **kwargs):
+    def __init__(self, model, slots=4, context=8192, threads=None, temperature=0., max_tokens=64, cache=False, engine=None, **kwargs):
         super().__init__(model, engine=engine or LocalEngine(slots, context, threads), temperature=temperature, max_tokens=max_tokens, cache=cache, **kwargs)
 
     def infer_provider(self): return importlib.import_module('agentkit.training').LocalProvider()

@@ -131,19 +131,20 @@ def sweep(
     with ThreadPoolExecutor(jobs) as threads: statuses = list(threads.map(run, enumerate(cells, 1)))
     return collect(cells, statuses)
 
-# %% ../notebooks/17_sweeps.ipynb #fa3e2d3e
+# %% ../notebooks/17_sweeps.ipynb #83e8512e
 def collect(cells: list[Cell], statuses: list[dict]) -> pd.DataFrame:
     "Write the tables of an experiment from its run folders: summary.csv, timings.csv, and one for each further table."
     out = {'summary': [], 'timings': []}
+    def row(about, measured): return {**about, **{k: v for k, v in measured.items() if k not in about}} # a parameter's name always means the parameter
     for cell, s in zip(cells, statuses):
         about = dict(run=cell.run, **cell.params)
         if s['status'] != 'ok':
             out['summary'].append({**about, 'status': 'failed', 'error': s['error']})
             continue
         result = read_json(cell.folder/'result.json')
-        out['summary'] += [{**about, **r, 'status': 'ok', 'error': ''} for r in result['rows']]
-        out['timings'] += [{**about, **r} for r in result['timings']]
-        for name, rows in result['tables'].items(): out.setdefault(name, []).extend({**about, **r} for r in rows)
+        out['summary'] += [{**row(about, r), 'status': 'ok', 'error': ''} for r in result['rows']]
+        out['timings'] += [row(about, r) for r in result['timings']]
+        for name, rows in result['tables'].items(): out.setdefault(name, []).extend(row(about, r) for r in rows)
     for name, rows in out.items():
         if rows: write_text(path_of('results', cells[0].experiment, f'{name}.csv'), pd.DataFrame(rows).to_csv(index=False))
     return pd.DataFrame(out['summary'])

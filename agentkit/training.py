@@ -102,13 +102,13 @@ def _save(model, tokenizer, folder, outtype):
     tokenizer.save_pretrained(folder)
     write_gguf(folder, outtype)
 
-# %% ../notebooks/09_training.ipynb #4ee66973
+# %% ../notebooks/09_training.ipynb #9b0983e4
 def make_nano(
     rows, # rows, or plain texts, to fit the vocabulary on
     seed: int = 0, # of the initial weights
     size: str = 'small', # tiny, small, base or large
     vocabulary: int = 2048, # at most so many tokens
-    context: int = 4096, # positions the transformer is made for
+    context: int = 8192, # positions the transformer is made for
 ) -> str:
     "Make an untrained nano and give its id; the same rows and seed give the same model."
     if size not in SIZES: raise AgentkitError(f'unknown size {size!r}; known: {", ".join(SIZES)}')
@@ -285,7 +285,7 @@ def encode(
     if not n: raise AgentkitError(f'the first action of a row ends after token {max_length}: give a larger max_length')
     return Encoded(tuple(ids[:n]), tuple(labels[:n]), (len(pieces) - kept) // 2)
 
-# %% ../notebooks/09_training.ipynb #867f187e
+# %% ../notebooks/09_training.ipynb #d3ff230d
 @dataclass(frozen=True)
 class TrainConfig:
     "How to train."
@@ -295,7 +295,7 @@ class TrainConfig:
     warmup: float = 0.05 # share of the steps
     weight_decay: float = 0.01
     clip: float = 1.0 # largest norm of the gradient
-    max_length: int = 2048 # tokens of a row
+    max_length: int = 4096 # tokens of a row
     lora_rank: int = 0 # 0: all weights are trained
     dtype: str = 'auto' # of the computation: float32, bfloat16, or auto: bfloat16 where the processor has it
     seed: int = 0

@@ -127,3 +127,29 @@ def test_no_path_of_a_machine_and_no_key_is_committed():
 
 def test_tracked_files_are_small():
     for path in tracked(): assert path.stat().st_size < 1_000_000, f'{path.relative_to(ROOT)} has {path.stat().st_size:,} bytes'
+
+
+def test_the_readme_is_the_index_notebook():
+    sys.path.insert(0, str(ROOT/'tools'))
+    import readme
+    assert (ROOT/'README.md').read_text() == readme.render(), 'run `make readme`'
+
+
+def test_the_readme_shows_the_committed_results():
+    "Every rate in the table of README.md is computed from the summary that was committed with it."
+    import io
+    import pandas as pd
+    from agentkit.plots import show_table
+    shown = subprocess.run(['git', 'show', 'HEAD:results/quickstart/summary.csv'], cwd=ROOT, capture_output=True, text=True)
+    if shown.returncode: pytest.skip('not a git checkout with results')
+    table = show_table(pd.read_csv(io.StringIO(shown.stdout), keep_default_na=False, na_values=['']))
+    readme = (ROOT/'README.md').read_text()
+    assert len(table) >= 4
+    for row in table.itertuples(): assert row.won in readme and row.success in readme, row
+
+
+def test_figures_come_from_experiments_with_results():
+    for path in (ROOT/'figures').glob('*.*'):
+        experiment, what = path.stem.split('__')
+        assert (ROOT/'results'/experiment/'summary.csv').is_file(), path.name
+        assert any(f"'{what}'" in p.read_text() for p in EXPERIMENTS), f'no experiment notebook draws {path.name}'

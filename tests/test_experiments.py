@@ -1,0 +1,47 @@
+"The main job end to end in small: notebook, sweep, tables, report, figures."
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT
+
+from agentkit.core import read_json
+from agentkit.sweeps import parameters, plan_cells, read_plan, read_table
+
+PLANS = sorted((ROOT/'notebooks/experiments').glob('*.yaml'))
+
+
+@pytest.mark.parametrize('path', PLANS, ids=lambda p: p.stem)
+def test_every_committed_plan_is_valid(path):
+    plan = read_plan(path)
+    assert len(plan_cells(plan)) >= 2
+    assert 'experiment' in parameters(plan['report'])
+
+
+def test_the_quickstart_in_small(tmp_path, results):
+    "The committed notebooks on the smallest world: a program, and a student that is really trained and served."
+    full = yaml.safe_load((ROOT/'notebooks/experiments/quickstart.yaml').read_text())
+    folder = ROOT/'notebooks/experiments'
+    plan = dict(experiment='small', notebook=str(folder/full['notebook']), report=str(folder/full['report']), fixed=dict(env='corridor', eval_tasks=4, epochs=4),
+                cells=[dict(student='random', tasks=0), dict(student='expert', tasks=0)], grid=dict(student=['nano'], tasks=[2, 4], seed=[0]))
+    (tmp_path/'small.yaml').write_text(yaml.safe_dump(plan))
+    command = [sys.executable, '-m', 'agentkit.cli', 'sweep', str(tmp_path/'small.yaml'), '--json']
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    out = json.loads(done.stdout)
+    assert [(r['student'], r['phase']) for r in out['rows']] == [('random', 'program'), ('expert', 'program')] + [('nano', p) for _ in range(2) for p in ('before', 'after')]
+    summary = read_table('small')
+    assert (summary['n'] == 4).all() and summary['ci_low'].le(summary['success']).all() and summary['success'].le(summary['ci_high']).all()
+    assert {'summary.csv', 'timings.csv', 'by_kind.csv', 'losses.csv'} <= {p.name for p in (results/'small').iterdir()}
+    figures = {p.name for p in (tmp_path/'figures').iterdir()}
+    assert figures == {f'small__{what}.{kind}' for what in ('before_after', 'learning_curve', 'by_kind', 'loss') for kind in ('svg', 'png')}
+    trained = next(p.parent for p in results.glob('small/*/rows.jsonl'))
+    assert read_json(trained/'after/report.json')['summary']['policy'] != read_json(trained/'before/report.json')['summary']['policy']
+    before = {p: p.read_bytes() for p in (tmp_path/'figures').glob('*.svg')}
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0
+    pd.testing.assert_frame_equal(read_table('small'), summary)
+    assert {p: p.read_bytes() for p in before} == before, 'the same results give the same figures, to the byte'
