@@ -37,8 +37,8 @@ lab: $(INSTALLED) ## open JupyterLab
 clean: ## remove what can be rebuilt: the environment, built games, models
 	rm -rf $(VENV) data build dist *.egg-info
 
-# torch comes first and by itself: a range would let pip fetch the newest build, with gigabytes of CUDA
-$(INSTALLED): pyproject.toml
+# The stamp is named after the contents of pyproject.toml. torch comes first and by itself: a range would let pip fetch the newest build, with gigabytes of CUDA
+$(INSTALLED):
 	@test -n "$(PYTHON)" || { echo 'agentkit needs Python 3.10, 3.11 or 3.12 (textworld does not run on 3.13): set PYTHON=/path/to/python'; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q '$(TORCH)'
