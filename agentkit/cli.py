@@ -202,5 +202,5 @@ def main(argv: list[str] | None = None) -> int:
     print(json.dumps(result, ensure_ascii=False) if a.json else text)
     return 1 if result.get('failed') else 0
 
-# %% ../notebooks/18_cli.ipynb #df342dc6
-if __name__ == "__main__": sys.exit(main())
+# %% ../notebooks/18_cli.ipynb #7769cdec
+if __name__ == '__main__': sys.exit(main())
