@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['main']
 
-# %% ../notebooks/18_cli.ipynb #1072c9d0
-import argparse, json, sys
+# %% ../notebooks/18_cli.ipynb #508f520c
+import argparse, contextlib, json, sys
 from pathlib import Path
 from . import __version__
 from .core import AgentkitError, digest, path_of, root, settings, write_json
@@ -187,12 +187,12 @@ def _positive(text):
     if not text.isdigit() or int(text) < 1: raise argparse.ArgumentTypeError(f'{text!r} is not a whole number above 0')
     return int(text)
 
-# %% ../notebooks/18_cli.ipynb #80e44993
+# %% ../notebooks/18_cli.ipynb #ee2e2087
 def main(argv: list[str] | None = None) -> int:
     "The `agentkit` command; returns the exit code."
     try:
         a = _parser().parse_args(argv)
-        result, text = a.function(a)
+        with contextlib.redirect_stdout(sys.stderr if a.json else sys.stdout): result, text = a.function(a) # libraries may print what they like
     except AgentkitError as e:
         print(f'agentkit: {e}', file=sys.stderr)
         return 2

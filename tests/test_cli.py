@@ -53,3 +53,14 @@ def test_play_can_be_played(results):
 def test_a_missing_game_is_named(capsys, results):
     assert main(['play', '--env', 'corridor', '--game', '99', '--policy', 'expert']) == 2
     assert 'there are games 0 to' in capsys.readouterr().err
+
+
+def test_distill_for_machines_and_then_evaluate(results):
+    "Standard output is one JSON object, whatever DSPy and tqdm print; the policy it names plays."
+    run = lambda *argv: subprocess.run([sys.executable, '-m', 'agentkit.cli', *argv, '--json'], capture_output=True, text=True)
+    made = run('distill', '--env', 'corridor', '--tasks', '3', '--epochs', '2')
+    assert made.returncode == 0, made.stderr[-1000:]
+    said = json.loads(made.stdout)
+    assert said['rows'] == 3 and said['card']['trained']
+    played = run('evaluate', '--env', 'corridor', '--policy', said['policy'], '--tasks', '2')
+    assert json.loads(played.stdout)['summary']['policy'] == said['policy']
