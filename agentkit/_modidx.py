@@ -401,6 +401,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'agentkit.sweeps.Cell.run': ('sweeps.html#cell.run', 'agentkit/sweeps.py'),
                                  'agentkit.sweeps.check_parameters': ('sweeps.html#check_parameters', 'agentkit/sweeps.py'),
                                  'agentkit.sweeps.collect': ('sweeps.html#collect', 'agentkit/sweeps.py'),
+                                 'agentkit.sweeps.execute': ('sweeps.html#execute', 'agentkit/sweeps.py'),
                                  'agentkit.sweeps.finish': ('sweeps.html#finish', 'agentkit/sweeps.py'),
                                  'agentkit.sweeps.parameters': ('sweeps.html#parameters', 'agentkit/sweeps.py'),
                                  'agentkit.sweeps.plan_cells': ('sweeps.html#plan_cells', 'agentkit/sweeps.py'),

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['main']
 
-# %% ../notebooks/18_cli.ipynb #508f520c
+# %% ../notebooks/18_cli.ipynb #b115d546
 import argparse, contextlib, json, sys
 from pathlib import Path
 from . import __version__
-from .core import AgentkitError, digest, path_of, root, settings, write_json
+from .core import AgentkitError, digest, path_of, settings, write_json
 
 # %% ../notebooks/18_cli.ipynb #af9e9c36
 def _games(a):
@@ -58,7 +58,7 @@ def _distill(a):
     last = f'loss {made.card["losses"]["first"]:.3f} → {made.card["losses"]["last"]:.3f}'
     return dict(policy=made.agent.name, rows=made.rows, card=made.card, out=str(out)), f'{made.agent.name}: trained on {made.rows} episodes of {a.teacher}, {last}\nagentkit evaluate --env {a.env} --policy {made.agent.name}'
 
-# %% ../notebooks/18_cli.ipynb #d32675ca
+# %% ../notebooks/18_cli.ipynb #4b5a4a30
 def _sweep(a):
     "Run the cells of a sweep file, then its report."
     from agentkit.sweeps import plan_cells, read_plan, sweep
@@ -80,10 +80,9 @@ def _assignment(text):
     return name, yaml.safe_load(value)
 
 def _run_report(plan):
-    from agentkit.core import need
+    from agentkit.sweeps import execute
     out = path_of('results', plan['experiment'], 'report.ipynb')
-    need('papermill', 'lab').execute_notebook(str(plan['report']), str(out), {'experiment': plan['experiment'], **plan.get('report_parameters', {})}, cwd=str(root()),
-        kernel_name='python3', progress_bar=False, request_save_on_cell_execute=False)
+    execute(plan['report'], out, {'experiment': plan['experiment'], **plan.get('report_parameters', {})})
     figures = sorted(str(p) for p in path_of('figures', 'x').parent.glob(f'{plan["experiment"]}__*'))
     return dict(report=str(out), figures=figures)
 

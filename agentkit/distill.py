@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['BootstrapFinetune', 'Replay', 'Distilled', 'distill', 'distill_from']
 
-# %% ../notebooks/12_distill.ipynb #914c25a7
+# %% ../notebooks/12_distill.ipynb #a992f7b9
 from dataclasses import dataclass, field
 from pathlib import Path
 import dspy
 from dspy.clients.utils_finetune import TrainDataFormat
 from dspy.teleprompt.bootstrap_finetune import build_call_data_from_trace
 from .agents import Agent, ProgramPredict, make_agent
-from .core import AgentkitError, Task, Trajectory, read_json, transcript
+from .core import AgentkitError, Task, Trajectory, transcript
 from .datasets import episode_rows, keep, provenance, write_rows
 from .judges import passes, success
 from .rollouts import Player, episode_prediction, run_many
-from .serving import model_dir
+from .serving import model_dir, read_card
+from .training import Trained
 
 # %% ../notebooks/12_distill.ipynb #0f6412b5
 class BootstrapFinetune(dspy.BootstrapFinetune):
@@ -67,7 +68,7 @@ class Replay(dspy.Module):
 
     def examples(self) -> list[dspy.Example]: return [dspy.Example(key=k).with_inputs('key') for k in self._episodes]
 
-# %% ../notebooks/12_distill.ipynb #f43b6a60
+# %% ../notebooks/12_distill.ipynb #6a502245
 @dataclass
 class Distilled:
     "A trained student and what it was made of."
@@ -80,11 +81,9 @@ class Distilled:
     @property
     def losses(self):
         "The training losses as a table."
-        import pandas as pd
-        from agentkit.core import Journal
-        return pd.DataFrame(Journal(model_dir(self.card['id'])/'losses.jsonl').rows())
+        return Trained(self.card['id'], model_dir(self.card['id'])).losses
 
-# %% ../notebooks/12_distill.ipynb #b72b9a9a
+# %% ../notebooks/12_distill.ipynb #bb28a5b6
 def distill(
     student: str | Agent, # "local/nano", "local/smollm2-135m", ... or an agent with such a model
     teacher: Agent, # any policy
@@ -120,5 +119,5 @@ def distill_from(student: str | Agent, trajectories: list[Trajectory], folder, t
     rows_path = Path(folder)/'rows.jsonl'
     optimizer = BootstrapFinetune(threshold=threshold, rows_path=rows_path, adapter=agent.adapter, train_kwargs=train)
     trained = optimizer.compile(program, teacher=teacher, trainset=teacher.examples()).policy
-    card = read_json(model_dir(trained.react.lm.model.removeprefix('local/'))/'card.json')
+    card = read_card(model_dir(trained.name))
     return Distilled(trained, f"local/{card['base']}", card, len(good), trajectories)

@@ -78,7 +78,7 @@ def learning_curve(summary: pd.DataFrame):
     axes.legend(frameon=True, fontsize=8)
     return figure
 
-# %% ../notebooks/15_plots.ipynb #7cd59d0f
+# %% ../notebooks/15_plots.ipynb #fe947887
 def by_kind(kinds: pd.DataFrame, tasks: int | None = None):
     "Bars a kind of task for the student with the most training tasks (or with `tasks`), beside random and expert."
     trained = kinds[~kinds['student'].isin(list(BOUNDS)) & (kinds['phase'] == 'after')]
@@ -86,7 +86,7 @@ def by_kind(kinds: pd.DataFrame, tasks: int | None = None):
     tasks = tasks or int(trained['tasks'].max())
     picked = trained[trained['tasks'] == tasks]
     picked = picked[picked['seed'] == picked['seed'].min()]
-    series = [(n, kinds[kinds['student'] == n], c) for n, c in (('random', BOUNDS['random']),)]
+    series = [('random', kinds[kinds['student'] == 'random'], BOUNDS['random'])]
     series += [(f'{s}, {tasks} tasks', g, f'C{i}') for i, (s, g) in enumerate(picked.groupby('student'))]
     series += [('expert', kinds[kinds['student'] == 'expert'], BOUNDS['expert'])]
     series = [(n, g.set_index('kind'), c) for n, g, c in series if len(g)]

@@ -6,8 +6,8 @@
 __all__ = ['Limits', 'run_episode', 'play', 'episode_key', 'read_trajectories', 'run_many', 'Player', 'episode_prediction',
            'examples']
 
-# %% ../notebooks/05_rollouts.ipynb #9dd9c97b
-import json, time
+# %% ../notebooks/05_rollouts.ipynb #bfcec08e
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 import dspy
@@ -29,15 +29,13 @@ class Limits:
         if len(steps) >= self.loop and len({(s.action, s.observation) for s in steps[-self.loop:]}) <= 2: return 'loop'
         return 'max_steps' if len(steps) >= self.max_steps else ''
 
-# %% ../notebooks/05_rollouts.ipynb #4c758553
+# %% ../notebooks/05_rollouts.ipynb #0e05fe3b
 def _act(policy, env, intro, steps, actions):
     start = time.perf_counter()
     told = transcript((s.action, s.observation) for s in steps)
     action = str(policy(task=intro, trajectory=told, possible_actions=list(actions)).action or '').strip()
     thought = action.startswith('think:')
-    if thought: seen = None
-    elif action: seen = env.step(action)
-    else: seen = None
+    seen = env.step(action) if action and not thought else None
     text = seen.text if seen else 'OK.' if thought else 'Nothing happens.'
     return seen, Step(action, text, thought or action in actions, tuple(actions), round(time.perf_counter() - start, 4))
 
