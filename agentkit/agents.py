@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INSTRUCTIONS', 'THINK', 'act_signature', 'brief', 'brief_turns', 'ConversationAdapter', 'Agent', 'ProgramPredict',
-           'ProgramAgent', 'random_agent', 'expert_agent', 'student_agent', 'make_agent']
+           'ProgramAgent', 'random_agent', 'expert_agent', 'explorer', 'student_agent', 'make_agent']
 
 # %% ../notebooks/04_agents.ipynb #0ed57d6f
 import re, textwrap
@@ -145,7 +145,7 @@ class ProgramAgent(Agent):
     @property
     def name(self) -> str: return self._name
 
-# %% ../notebooks/04_agents.ipynb #17766feb
+# %% ../notebooks/04_agents.ipynb #4ac7940f
 def random_agent(
     seed: int = 0, # same seed and same history, same action
 ) -> ProgramAgent:
@@ -157,6 +157,17 @@ def expert_agent(
 ) -> ProgramAgent:
     "The environment's own expert, which decides from what can be seen only: the upper bound, and the teacher that needs no key."
     return ProgramAgent(find_expert(env), 'expert')
+
+def explorer(
+    agent: Agent, # usually a teacher
+    rate: float = .25, # the chance of any admissible action instead of the agent's
+    seed: int = 0, # another seed goes astray elsewhere
+) -> ProgramAgent:
+    "Plays like the agent, but now and then takes any admissible action: it gets into states where the agent alone would never be."
+    def act(task, trajectory, possible_actions):
+        r = rng('explorer', seed, task, trajectory)
+        return r.choice(possible_actions) if r.random() < rate else agent(task=task, trajectory=trajectory, possible_actions=possible_actions).action
+    return ProgramAgent(act, f'{agent.name}+{rate:g}' + (f'-{seed}' if seed else ''))
 
 # %% ../notebooks/04_agents.ipynb #e09d561d
 def student_agent(lm: dspy.BaseLM) -> Agent:

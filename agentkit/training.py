@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['ROLES', 'END', 'SPECIAL', 'TEMPLATE', 'SIZES', 'SPREAD', 'SERVED', 'SMOLLM2', 'CHECKPOINT_SECONDS', 'check_row',
            'learned', 'fit_tokenizer', 'make_nano', 'write_gguf', 'find_smollm2', 'make_base', 'Encoded', 'encode',
-           'TrainConfig', 'plan', 'batch_loss', 'Trained', 'finetune', 'LocalJob', 'LocalProvider']
+           'TrainConfig', 'plan', 'attention', 'batch_loss', 'Trained', 'finetune', 'LocalJob', 'LocalProvider']
 
 # %% ../notebooks/09_training.ipynb #604f5b63
 import os
 os.environ.setdefault('GOMP_SPINCOUNT', '10000') # read when torch is loaded: threads that spin for long make training several times slower when a core is shared
 
-# %% ../notebooks/09_training.ipynb #edf0326e
+# %% ../notebooks/09_training.ipynb #4ccd88e2
 import dataclasses, fcntl, functools, hashlib, importlib.metadata, importlib.util, json, math, re, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,10 @@ from dspy.clients.provider import Provider, TrainingJob
 from dspy.clients.utils_finetune import TrainingStatus
 from tqdm.auto import tqdm
 from .core import AgentkitError, Journal, digest, need, path_of, read_json, rng, write_text
-from .datasets import episode_rows
+from .datasets import episode_rows, rename
 from .serving import file_sha256, local_lm, model_dir, read_card, stop_servers, write_card
 
-# %% ../notebooks/09_training.ipynb #a3239953
+# %% ../notebooks/09_training.ipynb #1bac7637
 ROLES = ('system', 'user', 'assistant')
 
 def check_row(
@@ -33,8 +33,8 @@ def check_row(
     for m in messages:
         if m.get('role') not in ROLES: raise AgentkitError(f'a message has role {m.get("role")!r}; known: {", ".join(ROLES)}')
         if not isinstance(m.get('content'), str): raise AgentkitError(f'the content of a {m["role"]} message is {type(m.get("content")).__name__}, not text')
-        if m['role'] != 'assistant' and m.get('loss'): raise AgentkitError(f'a {m["role"]} message has loss=True: only assistant messages are learned')
-    if not any(learned(m) for m in messages): raise AgentkitError('a row has no assistant message to learn')
+        if m['role'] != 'assistant' and (m.get('loss') or 'instead' in m): raise AgentkitError(f'a {m["role"]} message has {"loss" if m.get("loss") else "instead"}: only assistant messages are learned')
+    if not any(learned(m) or 'instead' in m for m in messages): raise AgentkitError('a row has no assistant message to learn')
     return row
 
 def learned(message: dict) -> bool:
@@ -239,13 +239,14 @@ def make_base(
         return dict(family=id, base='', trained=False, steps=0)
     return _build(id, fill)
 
-# %% ../notebooks/09_training.ipynb #e8208a2e
+# %% ../notebooks/09_training.ipynb #d8b14ac0
 @dataclass(frozen=True)
 class Encoded:
-    "A row as tokens."
+    "A row as tokens: the conversation, then the other answers, each beginning with a copy of the token it follows."
     ids: tuple[int, ...]
     labels: tuple[int, ...] # the id where the loss counts, else -100
     cut: int = 0 # learned messages that did not fit
+    others: tuple[tuple[int, int], ...] = () # of each other answer: the position it begins at, and its tokens
 
 def _markup(messages, tokenizer):
     "What the chat template writes around the contents: a text before each message, and one after the last."
@@ -257,35 +258,43 @@ def _markup(messages, tokenizer):
     return markup
 
 def _pieces(row, tokenizer):
-    "The rendered row, cut at the borders of what is learned: (text, learned?) pairs."
+    "The rendered row, cut at the borders of what is learned: (text, what it is) pairs."
     messages, eos = check_row(row)['messages'], tokenizer.eos_token
     for token in (t.content for t in tokenizer.added_tokens_decoder.values() if t.special):
-        if any(token in m['content'] for m in messages): raise AgentkitError(f'a message contains {token}, which is markup of this model')
+        if any(token in m[k] for m in messages for k in ('content', 'instead') if k in m): raise AgentkitError(f'a message contains {token}, which is markup of this model')
     markup, context, skip = _markup(messages, tokenizer), '', 0
     for m, before, after in zip(messages, markup, markup[1:]):
         context, skip = context + before[skip:], 0
-        if not learned(m): context += m['content']; continue
+        if not (learned(m) or 'instead' in m): context += m['content']; continue
         if not after.startswith(eos): raise AgentkitError(f'the chat template does not end an assistant message with {eos}: the loss cannot be placed')
-        yield context, False
-        yield m['content'] + eos, True
-        context, skip = '', len(eos)
+        yield context, 'context'
+        if 'instead' in m: yield m['instead'] + eos, 'instead'
+        if learned(m): yield m['content'] + eos, 'learned'
+        context, skip = ('', len(eos)) if learned(m) else (m['content'], 0)
 
 def encode(
     row: dict, # a row
     tokenizer, # of the base model
-    max_length: int = 2048, # tokens
+    max_length: int = 2048, # tokens of the conversation
 ) -> Encoded:
     "Token ids and labels of a row."
-    pieces = list(_pieces(row, tokenizer))
-    ids, labels, n = [], [], 0
-    for i, (tokens, (_, learn)) in enumerate(zip(tokenizer([t for t, _ in pieces], add_special_tokens=False)['input_ids'], pieces)):
+    texts, kinds = zip(*_pieces(row, tokenizer))
+    ids, labels, others, n, cut = [], [], [], 0, 0
+    for tokens, kind in zip(tokenizer(list(texts), add_special_tokens=False)['input_ids'], kinds):
+        fits = len(ids) + len(tokens) <= max_length
+        if kind != 'context': cut += not fits
+        if kind == 'instead':
+            if fits: others.append((len(ids) - 1, [ids[-1], *tokens])); n = len(ids)
+            continue
         ids += tokens
-        labels += tokens if learn else [-100] * len(tokens)
-        if learn and len(ids) <= max_length: n, kept = len(ids), i + 1
+        labels += tokens if kind == 'learned' else [-100] * len(tokens)
+        if kind == 'learned' and fits: n = len(ids)
     if not n: raise AgentkitError(f'the first action of a row ends after token {max_length}: give a larger max_length')
-    return Encoded(tuple(ids[:n]), tuple(labels[:n]), (len(pieces) - kept) // 2)
+    tail = [t for _, tokens in others for t in tokens]
+    ignored = [l for _, tokens in others for l in (-100, *tokens[1:])]
+    return Encoded((*ids[:n], *tail), (*labels[:n], *ignored), cut, tuple((at, len(tokens)) for at, tokens in others))
 
-# %% ../notebooks/09_training.ipynb #d3ff230d
+# %% ../notebooks/09_training.ipynb #63756757
 @dataclass(frozen=True)
 class TrainConfig:
     "How to train."
@@ -297,6 +306,7 @@ class TrainConfig:
     clip: float = 1.0 # largest norm of the gradient
     max_length: int = 4096 # tokens of a row
     lora_rank: int = 0 # 0: all weights are trained
+    rename: tuple = () # groups of words that may stand for one another: each epoch tells each row with other names (see `datasets.rename`)
     dtype: str = 'auto' # of the computation: float32, bfloat16, or auto: bfloat16 where the processor has it
     seed: int = 0
 
@@ -334,15 +344,33 @@ def plan(
         steps += [(epoch, b) for b in batches]
     return steps
 
-# %% ../notebooks/09_training.ipynb #638679cb
+# %% ../notebooks/09_training.ipynb #ec2549ae
+def attention(
+    row: Encoded,
+    width: int, # tokens of the longest row of its batch
+):
+    "Position of each token, and which tokens it sees, (width, width), of a row with other answers."
+    torch = need('torch', 'train')
+    positions, sees = torch.arange(width), torch.ones(width, width, dtype=torch.bool).tril()
+    start = len(row.ids) - sum(n for _, n in row.others)
+    for at, n in row.others:
+        positions[start:start + n] = torch.arange(at, at + n)
+        sees[start:start + n, at:start] = False
+        start += n
+    return positions, sees
+
 def batch_loss(model, batch: list[Encoded], device, dtype):
     "The mean loss over the learned tokens of some rows."
     torch = need('torch', 'train')
     width = max(len(e.ids) for e in batch)
     ids = torch.tensor([e.ids + (0,) * (width - len(e.ids)) for e in batch], device=device)
     labels = torch.tensor([e.labels[1:] + (-100,) * (width - len(e.labels)) for e in batch], device=device)
+    look = {}
+    if any(e.others for e in batch):
+        positions, sees = zip(*(attention(e, width) for e in batch))
+        look = dict(position_ids=torch.stack(positions)[:, :-1].to(device), attention_mask=torch.stack(sees)[:, None, :-1, :-1].to(device))
     with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+        hidden = model.model(input_ids=ids[:, :-1], use_cache=False, **look).last_hidden_state
         learned = labels >= 0
         logits = model.lm_head(hidden[learned])
     return torch.nn.functional.cross_entropy(logits.float(), labels[learned])
@@ -374,7 +402,7 @@ class Trained:
         c = self.card
         return f'**{self.id}** from {c["base"]}: {c["steps"]} steps, {c["tokens"]:,} tokens, loss {c["losses"]["first"]:.3f} → **{c["losses"]["last"]:.3f}**'
 
-# %% ../notebooks/09_training.ipynb #e4fe56a5
+# %% ../notebooks/09_training.ipynb #27820ff1
 CHECKPOINT_SECONDS = 60
 
 class _Loop:
@@ -422,14 +450,14 @@ class _Loop:
         self.journal.append(row)
         return row
 
-    def run(self, rows, progress):
-        "All steps that are left."
-        steps = plan([len(e.ids) for e in rows], self.config)
+    def run(self, lengths, row, progress):
+        "All steps that are left; `row(epoch, i)` gives row number i."
+        steps = plan(lengths, self.config)
         with tqdm(total=len(steps), initial=self.step, desc='training', disable=not progress) as bar:
             while self.step < len(steps):
                 epoch, batch = steps[self.step]
-                row = self.advance([rows[i] for i in batch], epoch, len(steps))
-                bar.set_postfix(epoch=epoch + 1, loss=f'{row["loss"]:.3f}')
+                done = self.advance([row(epoch, i) for i in batch], epoch, len(steps))
+                bar.set_postfix(epoch=epoch + 1, loss=f'{done["loss"]:.3f}')
                 bar.update()
                 if time.time() - self.saved > CHECKPOINT_SECONDS: self.save()
 
@@ -464,14 +492,17 @@ def finetune(
     if read_card(path)['recipe'] != recipe: raise AgentkitError(f'the model {path.name} exists and was made otherwise: choose another out_id, or delete {path}')
     return Trained(path.name, path)
 
-# %% ../notebooks/09_training.ipynb #7769946c
+# %% ../notebooks/09_training.ipynb #cf38b8d9
 def _train(source, card, rows, config, progress, folder):
     "Fill the folder of a new model; the facts for its card."
     torch, tokenizer = need('torch', 'train'), _hf().AutoTokenizer.from_pretrained(source)
     encoded = [encode(r, tokenizer, config.max_length) for r in rows]
     adapted, model = _student(source, config)
     loop = _Loop(model, config, folder)
-    loop.run(encoded, progress)
+    def row(epoch, i):
+        if not config.rename: return encoded[i]
+        return encode(rename(rows[i], config.rename, rng('rename', config.seed, epoch, i)), tokenizer, config.max_length)
+    loop.run([len(e.ids) for e in encoded], row, progress)
     losses = Journal(folder/'losses.jsonl').rows()
     if config.lora_rank: model = adapted.float().merge_and_unload()
     _save(model.to('cpu', torch.float32 if card['family'] == 'nano' else torch.float16), tokenizer, folder, SERVED.get(card['family'], 'q8_0'))

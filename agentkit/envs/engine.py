@@ -6,8 +6,8 @@
 __all__ = ['GOAL', 'DOWNLOADED', 'KEYS', 'LONGEST', 'shipped', 'split_goal', 'is_known', 'read_game', 'translate', 'Narrator',
            'plain_names', 'TranslatedState', 'Game']
 
-# %% ../../notebooks/03a_envs.engine.ipynb #2ed04f75
-import base64, functools, importlib.metadata, importlib.util, json, re, sys, threading, weakref, zlib
+# %% ../../notebooks/03a_envs.engine.ipynb #2674d25c
+import base64, functools, gc, importlib.metadata, importlib.util, json, re, sys, threading, weakref, zlib
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -61,16 +61,19 @@ def read_game(
         'open it with trusted=True only if you trust who made it')
     return data
 
-# %% ../../notebooks/03a_envs.engine.ipynb #fcbcc1bb
+# %% ../../notebooks/03a_envs.engine.ipynb #f4a318ae
 _TRANSLATOR = threading.Lock()
 LONGEST = 150 # characters of an object's name; the engine writes an action with all its names into 1024 bytes
 
 def _translate(domain, problem):
-    argv = sys.argv
+    argv, collecting = sys.argv, gc.isenabled()
     with _TRANSLATOR: # the translator swaps sys.stdout and sys.argv
+        gc.disable() # it makes a million small objects and no cycles: collections cost a sixth of its time
         try: task, sas = fast_downward.pddl2sas(domain, problem)
         except (Exception, SystemExit) as e: raise AgentkitError(f'the PDDL problem cannot be translated: {type(e).__name__}: {e}') from e
-        finally: sys.argv = argv
+        finally:
+            sys.argv = argv
+            if collecting: gc.enable()
     long = [o.name for o in task.objects if len(o.name) > LONGEST]
     if long: raise AgentkitError(f'the PDDL problem has a name of more than {LONGEST} characters: {long[0][:40]}…')
     return dict(sas=sas, facts=[f for f in map(_fact, task.init) if f], objects={o.name: o.type_name for o in task.objects},

@@ -1,0 +1,220 @@
+"The benchmark compares what it says it compares: a difference is an error, parts are kept, ratios come from their figures. No test looks at a time."
+import json, os
+
+import pytest
+
+from agentkit import bench
+from agentkit.agents import expert_agent
+from agentkit.bench import (Compared, CountingEngine, Pair, PlainAgent, StockEnv, bench_figure, call_rows, cpu_seconds, decisions, empty_data, limit, memory, padding, read_summary, record, replay,
+    rows_of, table, told, variable, walk)
+from agentkit.core import AgentkitError
+from agentkit.envs.alfworld import AlfWorld
+from agentkit.envs.base import EnvPool, Observation
+from agentkit.rollouts import run_many
+from agentkit.training import TrainConfig
+
+
+@pytest.fixture(autouse=True)
+def built(results, monkeypatch, tmp_path):
+    "Built games, whatever this machine has."
+    monkeypatch.delenv('ALFWORLD_DATA', raising=False)
+    monkeypatch.setenv('AGENTKIT_PATHS_ALFWORLD', '')
+
+
+@pytest.fixture(scope='module')
+def demos(own_folders):
+    with variable('ALFWORLD_DATA', ''), variable('AGENTKIT_PATHS_ALFWORLD', ''): return run_many(expert_agent('alfworld'), bench.bench_games(2)[0], progress=False)
+
+
+def compared(plain=6., ours=2.): return Compared(plain, ours, 's', 3)
+
+
+def test_ratios_are_those_of_the_figures_beside_them(results):
+    record('env', dict(env_step_speedup=compared(66., 3.), env_open_speedup=compared(10., 4.)), {})
+    summary = json.loads((results/'bench/summary.json').read_text())
+    assert (summary['env_step_speedup'], summary['env_open_speedup']) == (22., 2.5)
+    for name, f in summary['figures'].items(): assert summary[name] == round(f['plain'] / f['ours'], 2)
+    assert set(table(summary)['ratio']) == set(summary['figures'])
+
+
+def test_a_part_replaces_itself_and_keeps_the_others():
+    record('env', dict(env_step_speedup=compared(), env_gone=compared()), dict(n=1))
+    record('training', dict(train_tokens_ratio=compared()), dict(n=2))
+    summary = record('env', dict(env_step_speedup=compared(8.)), dict(n=3))
+    assert summary == read_summary()
+    assert 'env_gone' not in summary and 'env_gone' not in summary['figures']
+    assert (summary['env_step_speedup'], summary['train_tokens_ratio']) == (4., 3.)
+    assert (summary['parts']['env']['n'], summary['parts']['training']['n']) == (3, 2)
+    assert bench_figure(summary)
+
+
+def test_the_summary_names_the_machine_but_not_whose(results):
+    text = json.dumps(record('env', dict(env_step_speedup=compared()), {}))
+    assert {'cores', 'python', 'versions', 'processor'} <= set(read_summary()['parts']['env']['machine'])
+    assert os.uname().nodename not in text and str(results) not in text and os.path.expanduser('~') not in text
+
+
+def test_nothing_measured_is_said():
+    with pytest.raises(AgentkitError, match='run `make bench`'): bench_figure()
+
+
+@pytest.mark.parametrize('field, value', [('text', 'Nothing'), ('actions', ('look',)), ('done', True), ('won', True), ('reward', 1.)])
+def test_any_difference_is_an_error(field, value):
+    class One:
+        def __init__(self, **changed): self.seen = Observation(**{**dict(text='A room.', actions=('go', 'look')), **changed})
+        def step(self, action): return self.seen
+    pair = Pair(One(), One())
+    for _ in range(3): assert pair.ask('step', 'step', 'go').text == 'A room.'
+    with pytest.raises(AgentkitError, match=f"after step 'go', {field} is"): Pair(One(), One(**{field: value})).ask('step', 'step', 'go')
+    assert pair.compared('step', 's').n == 3
+
+
+def test_the_two_are_asked_in_turn():
+    order = []
+    class Named:
+        def __init__(self, name): self.name = name
+        def step(self, action): order.append(self.name); return Observation('')
+    pair = Pair(Named('plain'), Named('ours'))
+    for _ in range(2): pair.ask('step', 'step', 'go')
+    assert order == ['plain', 'ours', 'ours', 'plain']
+
+
+def test_a_walk_books_every_opening_and_step():
+    with empty_data():
+        pair = Pair(StockEnv(), AlfWorld())
+        walk(pair, bench.bench_games(1)[0][0], 4)
+        pair.close()
+    counts = {what: len(spent) for what, spent in pair.spent.items()}
+    assert counts['open', 'ours'] == counts['open', 'plain'] == counts['reopen', 'ours'] == counts['reopen', 'plain'] == 1
+    assert counts['step', 'ours'] == counts['step', 'plain'] > 4
+
+
+def test_the_first_opening_is_really_the_first(monkeypatch):
+    from agentkit.envs import engine
+    made, translated = [], engine._translate
+    monkeypatch.setattr(engine, '_translate', lambda *a: made.append(1) or translated(*a))
+    with empty_data():
+        task, env = bench.bench_games(1)[0][0], AlfWorld()
+        for n in (1, 2):
+            bench.forget()
+            env.reset(task)
+            assert len(made) == n
+        engine.translate.cache_clear()
+        env.reset(task)
+        assert len(made) == 2, 'a known game is not translated again'
+
+
+def test_the_data_folder_is_given_back(monkeypatch):
+    monkeypatch.setenv('AGENTKIT_PATHS_DATA', 'mine')
+    with pytest.raises(ZeroDivisionError):
+        with empty_data() as folder: 1 / 0
+    assert os.environ['AGENTKIT_PATHS_DATA'] == 'mine' and not folder.exists()
+
+
+def test_memory_is_measured_in_another_process():
+    held = memory('agentkit.envs.alfworld:AlfWorld', bench.bench_games(1)[0], 3)
+    assert list(held) == ['mb_after_1', 'mb_after_3', 'mb_after_6', 'mb_an_episode']
+    assert all(held[k] > 1 for k in list(held)[:3])
+
+
+def test_decisions_replay_the_episodes(demos):
+    known = decisions(demos)
+    assert len(known) == sum(len(t.steps) for t in demos)
+    assert [known[t.intro, ''] for t in demos] == [t.steps[0].action for t in demos]
+    assert replay(demos) > 0
+
+
+def test_the_forms_of_rows_have_the_same_targets(demos):
+    rows, steps = rows_of(demos), sum(len(t.steps) for t in demos)
+    assert len(rows['plain']) == len(rows['full_steps']) == len(rows['brief_steps']) == steps
+    assert len(rows['full_episodes']) == len(rows['brief_episodes']) == len(demos)
+    assert [r['messages'][-1]['content'] for r in call_rows(rows['full_episodes'])] == [s.action for t in demos for s in t.steps]
+    for r, s in zip(rows['plain'], (s for t in demos for s in t.steps)): assert s.action in r['messages'][-1]['content']
+
+
+class Canned(CountingEngine):
+    "Says what it is held to, as a server would."
+    def complete(self, request):
+        import dspy
+        self.asked = request
+        said, = request.config.response_format['schema']['enum']
+        self.timings.append(dict(prompt_n=7, cache_n=3, prompt_ms=1, predicted_n=2, predicted_ms=1))
+        usage = dict(prompt_tokens=10, completion_tokens=2, total_tokens=12, prompt_tokens_details=dict(cached_tokens=3))
+        return dspy.lm15.response_from_openai_chat(dict(id='1', object='chat.completion', created=0, model='m', usage=usage,
+            choices=[dict(index=0, finish_reason='stop', message=dict(role='assistant', content=said))]), model='m')
+
+
+def played(demos):
+    from agentkit.serving import LocalLM
+    engine = Canned()
+    policy = PlainAgent(LocalLM('local/none', engine=engine), decisions(demos))
+    with EnvPool('alfworld', 1) as pool: return engine, run_many(policy, [t.task for t in demos], pool, progress=False)
+
+
+def test_the_plain_way_plays_the_same_episodes(demos):
+    engine, episodes = played(demos)
+    assert [[s.action for s in t.steps] for t in episodes] == [[s.action for s in t.steps] for t in demos]
+    prompt = engine.asked.messages[-1].text
+    assert len(engine.asked.messages) == 1 and '[[ ## trajectory ## ]]' in prompt and 'think: ' in prompt
+    way = told(episodes, 60., engine, {})
+    assert (way['episodes_a_minute'], way['calls'], way['tokens_sent'], way['cache_hit_rate']) == (2., len(engine.timings), 10 * len(engine.timings), .3)
+
+
+def test_counts_that_disagree_and_lost_episodes_are_errors(demos):
+    engine, episodes = played(demos)
+    engine.timings[0]['cache_n'] += 1
+    with pytest.raises(AgentkitError, match='DSPy counted'): told(episodes, 60., engine, {})
+    known = decisions(demos)
+    known.pop((demos[0].intro, ''))
+    policy = bench.GuidedAgent(None, known)
+    policy.student = lambda **inputs: None
+    with EnvPool('alfworld', 1) as pool: lost = run_many(policy, [demos[0].task], pool, progress=False)
+    with pytest.raises(AgentkitError, match='1 of 1 episodes were not won.*KeyError'): told(lost, 60., engine, {})
+
+
+def test_the_limit_is_the_sum_of_its_parts(monkeypatch):
+    monkeypatch.setattr(os, 'cpu_count', lambda: 2)
+    way = dict(seconds=10., tokens_computed=2000, tokens_generated=300)
+    assert limit(way, 4., dict(reading=1000, writing=300)) == dict(seconds=5., environments=2., reading=2., writing=1., times=2.)
+
+
+def test_processor_seconds_are_booked_on_who_used_them(demos):
+    before = cpu_seconds()
+    with EnvPool('alfworld', 1) as pool, pool.session() as env:
+        env.reset(demos[0].task)
+        after = cpu_seconds()
+    assert after['environments'] > before['environments'] and after['server'] == before['server']
+
+
+def test_padding_is_computed_from_the_plan():
+    config = TrainConfig(epochs=1, batch_tokens=1000)
+    assert padding([100] * 10, config) == 1.
+    assert padding([10, 500], config) == round(1000 / 510, 3)
+
+
+def test_parts_run_in_a_folder_of_their_own_and_are_recorded(monkeypatch, results):
+    folders = []
+    def part(tasks):
+        folders.append(os.environ['AGENTKIT_PATHS_DATA'])
+        return dict(env_step_speedup=compared()), dict(n=len(tasks))
+    monkeypatch.setitem(bench.RUN, 'env', part)
+    record('training', dict(train_tokens_ratio=compared()), {})
+    assert bench.main(['env', '--games', '2']) == 0
+    summary = read_summary()
+    assert summary['parts']['env']['games'] == 'built by the kit' and summary['parts']['env']['n'] == 2
+    assert summary['train_tokens_ratio'] == 3. and not os.path.exists(folders[0])
+    assert (results.parent/'figures/bench__ratios.svg').is_file()
+
+
+def test_wrong_parts_cost_one_line(capsys):
+    assert bench.main(['speed']) == 2
+    assert 'unknown part speed; known: env, rollouts, training' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_all_parts_on_small_games():
+    pytest.importorskip('trl')
+    summary = bench.bench(games=2)
+    assert set(summary['figures']) == set(bench.NAMES)
+    ways = summary['parts']['rollouts']['ways']
+    assert len({(w['calls'], w['won']) for w in ways.values()}) == 1
