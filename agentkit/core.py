@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS', 'TERMINATIONS', 'FORMAT', 'VERSION', 'AgentkitError', 'EpisodeError', 'need', 'root', 'settings',
-           'path_of', 'Task', 'Step', 'Trajectory', 'transcript', 'turns', 'trajectory', 'write_text', 'write_json',
-           'read_json', 'Journal', 'digest', 'rng']
+           'path_of', 'Task', 'Step', 'Trajectory', 'transcript', 'turns', 'trajectory', 'write_bytes', 'write_text',
+           'write_json', 'read_json', 'Journal', 'digest', 'rng']
 
 # %% ../notebooks/00_core.ipynb #8d9286bb
 import configparser, dataclasses, fcntl, functools, hashlib, importlib, json, os, random, tempfile
@@ -19,10 +19,10 @@ class AgentkitError(Exception):
 class EpisodeError(AgentkitError):
     "Wrong in one episode only, such as a conversation that outgrew the model's context: it ends that episode, and the run goes on."
 
-# %% ../notebooks/00_core.ipynb #381af7ea
+# %% ../notebooks/00_core.ipynb #136e04b6
 def need(
     module: str, # dotted name of the module to import
-    extra: str, # the extra of agentkit that installs it: train, serve, lab or docs
+    extra: str, # the extra of agentkit that installs it: train, serve, bench, lab or docs
 ):
     "The module, or an error that says which extra installs it."
     try: return importlib.import_module(module)
@@ -164,15 +164,15 @@ def trajectory(
     steps = tuple(Step(**{**s, 'admissible': tuple(s.get('admissible', ()))}) for s in d['steps'])
     return Trajectory(**{**d, 'task': Task(**d['task']), 'steps': steps})
 
-# %% ../notebooks/00_core.ipynb #546ec6df
-def write_text(path, text: str) -> Path:
+# %% ../notebooks/00_core.ipynb #122180b4
+def write_bytes(path, content: bytes) -> Path:
     "Write the file whole or not at all."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
     try:
-        with os.fdopen(fd, 'w') as f:
-            f.write(text)
+        with os.fdopen(fd, 'wb') as f:
+            f.write(content)
             f.flush()
             os.fsync(f.fileno())
         os.chmod(tmp, 0o644)
@@ -181,6 +181,10 @@ def write_text(path, text: str) -> Path:
         Path(tmp).unlink(missing_ok=True)
         raise
     return path
+
+def write_text(path, text: str) -> Path:
+    "Write a text, whole or not at all."
+    return write_bytes(path, text.encode())
 
 def write_json(path, obj) -> Path:
     "Write an object as JSON, whole or not at all."

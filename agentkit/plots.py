@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KIND_NAMES', 'BOUNDS', 'BEFORE', 'AFTER', 'students', 'before_after', 'learning_curve', 'by_kind', 'loss_curves',
-           'show_table', 'save_figure']
+           'show_table', 'data_efficiency', 'save_figure']
 
 # %% ../notebooks/15_plots.ipynb #87c80d47
 from pathlib import Path
@@ -121,6 +121,33 @@ def show_table(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({'policy': ok['student'], 'training games': ok['tasks'], 'phase': ok['phase'], 'won': [f'{w}/{n}' for w, n in zip(ok['wins'], ok['n'])],
         'success': ok['success'].map(percent), '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(ok['ci_low'], ok['ci_high'])],
         'steps': ok['steps'].map('{:.1f}'.format)}).reset_index(drop=True)
+
+# %% ../notebooks/15_plots.ipynb #5d26dd36
+def data_efficiency(
+    curves: pd.DataFrame, # name, tasks, success, ci_low, ci_high, worst, best: from `evals.over_seeds`
+    published: pd.DataFrame | None = None, # name, tasks, success
+    aims: dict | None = None, # tasks → success
+):
+    "Success over the number of training games, a line a name, with intervals; published figures as crosses."
+    if curves.empty: raise AgentkitError('no finished run in the table: nothing to draw')
+    figure, axes = _figure(7.6, 4.4)
+    for i, (name, g) in enumerate(curves[curves['tasks'] > 0].groupby('name', sort=False)):
+        g = g.sort_values('tasks')
+        axes.errorbar(g['tasks'], g['success'], yerr=_errors(g), marker='o', markersize=4, capsize=3, color=f'C{i}', label=name)
+        axes.fill_between(g['tasks'], g['worst'], g['best'], color=f'C{i}', alpha=.15, linewidth=0)
+    for r in curves[curves['tasks'] == 0].itertuples(): axes.axhline(r.success, color='#555555', linestyle=':', linewidth=1.2, label=f'{r.name}: no real game')
+    for tasks, rate in (aims or {}).items(): axes.plot(tasks, rate, marker='_', color='black', markersize=14, markeredgewidth=2)
+    for r in (published if published is not None else curves.head(0)).itertuples():
+        axes.plot(r.tasks, r.success, 'x', color='#b40426', markersize=5)
+        axes.annotate(r.name, (r.tasks, r.success), textcoords='offset points', xytext=(5, -3), fontsize=6.5, color='#b40426')
+    axes.set_xscale('log')
+    ticks = sorted({*curves.loc[curves['tasks'] > 0, 'tasks']})
+    axes.set_xticks(ticks, [f'{t:,}' for t in ticks])
+    axes.minorticks_off()
+    _rate_axis(axes)
+    axes.set_xlabel('training games')
+    axes.legend(frameon=True, fontsize=7.5, loc='lower right')
+    return figure
 
 # %% ../notebooks/15_plots.ipynb #60d07aca
 def save_figure(

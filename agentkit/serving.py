@@ -204,11 +204,18 @@ def _wire(request):
     if set(schema) == {'enum'}: return {**body, 'grammar': choice_grammar(schema['enum'])}
     return {**body, 'response_format': dict(type='json_schema', json_schema=dict(schema=schema))} if schema else body
 
-# %% ../notebooks/08_serving.ipynb #971eeba9
+# %% ../notebooks/08_serving.ipynb #4e5bde2e
 class LocalEngine:
     "DSPy's way to the local servers: `complete(Request) -> Response`."
-    def __init__(self, slots=4, context=8192, threads=None): self.options = dict(slots=slots, context=context, threads=threads)
-    def server(self, model: str) -> Server: return serve(model, **self.options)
+    def __init__(self, slots=4, context=8192, threads=None):
+        self.options, self._servers = dict(slots=slots, context=context, threads=threads), {}
+
+    def server(self, model: str) -> Server:
+        "The running server; looked up once, and again when it has died."
+        server = self._servers.get(model)
+        if server is None or not server.alive: server = self._servers[model] = serve(model, **self.options)
+        return server
+
     def complete(self, request):
         reply = self.server(request.model).post('/v1/chat/completions', _wire(request))
         return dspy.lm15.response_from_openai_chat(reply, model=request.model)

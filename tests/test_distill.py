@@ -5,14 +5,14 @@ import dspy
 import pytest
 
 from agentkit.agents import ProgramAgent, expert_agent, student_agent
-from agentkit.core import AgentkitError, Journal, read_json
-from agentkit.datasets import episode_row, episode_rows, read_rows
+from agentkit.core import AgentkitError, read_json, transcript
+from agentkit.datasets import call_rows, episode_row, episode_rows, read_rows
 from agentkit.distill import BootstrapFinetune, Replay, distill, distill_from
 from agentkit.envs.base import EnvPool, list_tasks
 from agentkit.evals import evaluate
 from agentkit.judges import success
 from agentkit.lms import make_lm
-from agentkit.rollouts import Player, examples, run_many
+from agentkit.rollouts import Player, examples, read_trajectories, run_many
 from agentkit.serving import model_dir, read_card, stop_servers
 
 TASKS = list_tasks('corridor', 'train', 6)
@@ -107,6 +107,48 @@ def test_demonstrations_in_the_prompt_are_kept_or_reset(made, tmp_path, demos, t
     row = read_rows(tmp_path/'rows.jsonl')[0]
     unlearned = [m for m in row['messages'] if m['role'] == 'assistant' and not m['loss']]
     assert len(unlearned) == turns, 'a demonstration in the prompt carries no loss'
+
+
+def test_dagger_learns_the_teachers_answers_in_the_students_states_and_resumes(pool, tmp_path):
+    expert = expert_agent('corridor')
+    wrong = run_many(ProgramAgent(lambda **_: 'back', 'lazy'), TASKS, pool, progress=False)
+    student = distill_from('local/nano', wrong, tmp_path/'wrong', threshold=0., train=dict(epochs=4)).agent
+    run = lambda: distill(student, expert, TASKS, tmp_path, pool, rounds=1, train=dict(epochs=1), progress=False)
+    made = run()
+    own = read_trajectories(tmp_path/'round1/episodes.jsonl')
+    assert {t.policy for t in own} == {f'{student.name} guided by expert'} and all(t.won for t in own), 'the teacher finishes'
+    wanted = {(t.intro, transcript((s.action, s.observation) for s in t.steps[:i])): expert(task=t.intro, trajectory=transcript((s.action, s.observation) for s in t.steps[:i]), possible_actions=list(s.admissible)).action
+              for t in own for i, s in enumerate(t.steps)}
+    assert all(t.steps[0].action == 'back' for t in own)
+    agent = student_agent(None)
+    learned = {json.dumps(r['messages'][:-1]): r['messages'][-1]['content'] for r in call_rows(read_rows(tmp_path/'round1/rows.jsonl'))}
+    for (intro, told), action in wanted.items():
+        prompt = agent.adapter.format(agent.react.signature, [], dict(task=intro, trajectory=told, possible_actions=[]))
+        asked = json.dumps([{**m, 'loss': False} if m['role'] == 'assistant' else m for m in prompt])
+        assert learned[asked] == action
+    assert made.corrections > 0 and made.costs[0]['rows'] == made.rows
+    assert run().agent.name == made.agent.name and len(read_trajectories(tmp_path/'round1/episodes.jsonl')) == len(TASKS), 'the second call plays nothing and trains nothing'
+
+
+def test_a_new_student_plays_what_it_has_not_learned_yet(pool, tmp_path):
+    made = distill('local/nano', expert_agent('corridor'), TASKS, tmp_path, pool, rounds=1, train=dict(epochs=1), progress=False)
+    assert [t.task for t in read_trajectories(tmp_path/'round1/episodes.jsonl')] == TASKS[3:]
+    assert [c['rows'] for c in made.costs][0] == 3 and {r['provenance']['task'] for r in read_rows(tmp_path/'round1/rows.jsonl')} == {t.id for t in TASKS}
+
+
+def test_rejection_sampling_keeps_the_shortest_win_of_a_task(pool, tmp_path):
+    made = distill('local/nano', expert_agent('corridor'), TASKS, tmp_path, pool, rounds=1, method='rejection', train=dict(epochs=8), progress=False)
+    own = read_trajectories(tmp_path/'round1/episodes.jsonl')
+    assert {t.seed for t in own} == {0, 1, 2, 3} and len(own) == 4 * 3
+    learned = [r['provenance'] for r in read_rows(tmp_path/'round1/rows.jsonl') if r['provenance']['policy'] != 'expert']
+    for p in learned: assert p['score'] == 1 and p['steps'] == min(len(t.steps) for t in own if t.task.id == p['task'] and t.won)
+    assert made.corrections == 0
+
+
+def test_a_student_that_has_learned_before_plays_first(made, pool, tmp_path):
+    again = distill(made.agent, expert_agent('corridor'), TASKS, tmp_path, pool, rounds=1, train=dict(epochs=1), progress=False)
+    assert [c['base'] for c in again.costs] == [made.agent.name.removeprefix('local/')]
+    assert {t.policy for t in read_trajectories(tmp_path/'round1/episodes.jsonl')} == {f'{made.agent.name} guided by expert'}
 
 
 def test_a_wrong_student_fails_before_anybody_plays(pool, tmp_path):

@@ -1,5 +1,5 @@
 "The engine says what stock ALFWorld says, opens only known files, keeps its memory, and repairs its cache."
-import json, os, random, subprocess, sys
+import json, os, random, subprocess, sys, zlib
 from pathlib import Path
 
 import psutil, pytest
@@ -7,6 +7,7 @@ import psutil, pytest
 from agentkit.core import AgentkitError
 from agentkit.envs import engine
 from agentkit.envs.engine import Game, is_known, read_game, shipped, translate
+from agentkit.envs.games import build_game
 
 GOAL = 'put some mug on cabinet'
 ROOM = '''
@@ -88,14 +89,24 @@ def real_games():
     return files
 
 
-def test_real_games_are_told_as_stock_alfworld_tells_them(real_games):
-    game = None
-    for path in real_games[::len(real_games)//10]:
-        if game: game.load(path)
-        else: game = Game(path)
+def compare_all(paths, steps):
+    game = Game(paths[0])
+    for path in paths:
+        game.load(path)
         theirs = stock(path)
-        compare(game, theirs, game.walkthrough, 25)
+        compare(game, theirs, game.walkthrough, steps)
         theirs.close()
+    game.close()
+
+
+def test_real_games_are_told_as_stock_alfworld_tells_them(real_games): compare_all(real_games[::len(real_games)//10], 25)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_all_real_games_are_told_as_stock_alfworld_tells_them(real_games):
+    assert len(real_games) == 140
+    compare_all(real_games, 50)
 
 
 def test_all_real_games_are_known(real_games):
@@ -130,6 +141,19 @@ def test_a_foreign_grammar_plays_when_trusted(tmp_path):
     game.reset()
     game.step('go to desk 1')
     assert 'You grab the MUG 1' in game.step('take mug 1 from desk 1').text
+
+
+@pytest.mark.parametrize('old, new, plan', [
+    ('template :: "look"', 'template :: "look at {o.name | holds(a:agent, o:object)}{a.name | not_holdsany(a:agent)}."', PLAN), # changes with the state
+    ('[{r.name | receptacleatlocation(r:receptacle, lend:location)}]', '{r.name | receptacleatlocation(r:receptacle, x:location)}', [])]) # x is neither lend nor lstart, which are not named
+def test_the_commands_of_a_foreign_grammar_are_told_anew(tmp_path, old, new, plan):
+    grammar = made()['grammar']
+    assert old in grammar
+    path = tmp_path/'game.tw-pddl'
+    path.write_text(json.dumps(made(grammar=grammar.replace(old, new))))
+    theirs, game = stock(path), Game(path, trusted=True)
+    compare(game, theirs, plan, 10)
+    theirs.close()
 
 
 @pytest.mark.parametrize('content, message', [('{"grammar": ', 'is not JSON'), ('[]', 'no text under pddl_domain, grammar, pddl_problem'),
@@ -178,6 +202,48 @@ def test_a_translation_is_made_once_and_repaired(own_folder, monkeypatch):
         assert stored.read_bytes() == good
 
 
+def test_a_translation_of_another_format_is_made_again(own_folder):
+    first = Game(made()).reset()
+    stored, = (own_folder/'translations').iterdir()
+    good = stored.read_bytes()
+    for other in (b'no line', b'no JSON\nsas', b'{"facts": []'):
+        stored.write_bytes(zlib.compress(other))
+        translate.cache_clear()
+        assert Game(made()).reset() == first
+        assert stored.read_bytes() == good
+
+
+def test_derived_predicates_are_refused():
+    domain = '(define (domain d) (:requirements :adl) (:types room) (:predicates (at ?r - room) (seen ?r - room)) (:derived (seen ?r - room) (at ?r)))'
+    problem = '(define (problem p) (:domain d) (:objects hall - room) (:init (at hall)) (:goal (seen hall)))'
+    with pytest.raises(AgentkitError, match='derived predicates.*seen'): translate(domain, problem)
+
+
+TYPES = dict(thing=[], box=['thing'], cup=['thing'], mug=['cup', 'box'])
+QUERIES = ['on(o:thing, b:box)', 'on(o:cup, b:box) & on(b:box, o2:thing)', 'on(o:thing, o:thing)', 'on(o:mug, b:thing) & open(b:thing)', 'open(b:box)', 'on(x:thing, y:thing) & on(x:thing, z:thing)']
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_facts_are_found_as_textworld_finds_them(seed):
+    "Random facts come and go; each query finds the same mappings in the same order, with and without a placeholder that is bound."
+    from textworld import logic
+    r, theirs = random.Random(seed), logic.State(logic.GameLogic())
+    for name, parents in TYPES.items(): theirs._logic.types.add(logic.Type(name, parents))
+    objects = {f'{t}{i}': t for t in TYPES for i in range(4)}
+    facts = engine.Facts(objects, theirs._logic.types)
+    for _ in range(60):
+        predicate, true = r.choice(['on', 'open']), r.random() < .8
+        arguments = tuple(r.choices([*objects], k=2 if predicate == 'on' else 1))
+        facts.set(predicate, arguments, true)
+        fact = logic.Proposition(predicate, [logic.Variable(a, objects[a]) for a in arguments])
+        if true != theirs.is_fact(fact): (theirs.add_fact if true else theirs.remove_fact)(fact)
+        query, bound = r.choice(QUERIES), r.choice([*objects])
+        for mapping in ({}, {('b', 'box'): bound}, {('a', 'thing'): bound}):
+            asked = {logic.Placeholder(*p): logic.Variable(a, objects[a]) for p, a in mapping.items()}
+            expected = [{(p.name, p.type): v.name for p, v in m.items()} for m in theirs.all_assignments(logic.Rule.parse_conjunctive_query(query), asked)]
+            assert facts.matches(engine._query(query), mapping) == expected
+
+
 def test_memory_stays_flat():
     process, sizes = psutil.Process(), []
     game = Game(made())
@@ -188,6 +254,19 @@ def test_memory_stays_flat():
             game.step('go to desk 1')
         sizes.append(process.memory_info().rss)
     assert sizes[-1] - sizes[0] < 8 * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_memory_stays_flat_over_a_thousand_episodes():
+    process, sizes, games = psutil.Process(), [], [json.loads(build_game('train', i)['files']['game.tw-pddl']) for i in range(5)]
+    game, r = Game(games[0]), random.Random(0)
+    for i in range(1000):
+        game.load(games[i % len(games)])
+        now = game.reset()
+        for _ in range(30): now = game.step(r.choice(now.actions))
+        if i + 1 in (100, 1000): sizes.append(process.memory_info().rss)
+    assert sizes[1] - sizes[0] < 20 * 2**20
 
 
 def test_engines_are_used_again():

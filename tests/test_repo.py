@@ -148,8 +148,11 @@ def test_the_readme_shows_the_committed_results():
     for row in table.itertuples(): assert row.won in readme and row.success in readme, row
 
 
-def test_figures_come_from_experiments_with_results():
+def test_figures_come_from_notebooks_with_results():
+    "`figures/<experiment>__<what>` is drawn by a notebook that names the experiment, whose summary is there."
+    notebooks = ['\n'.join(source(c) for c in cells(p) if c['cell_type'] == 'code') for p in [*AUTHORING, *EXPERIMENTS]]
     for path in (ROOT/'figures').glob('*.*'):
         experiment, what = path.stem.split('__')
-        assert (ROOT/'results'/experiment/'summary.csv').is_file(), path.name
-        assert any(f"'{what}'" in p.read_text() for p in EXPERIMENTS), f'no experiment notebook draws {path.name}'
+        assert (ROOT/'results'/experiment/'summary.csv').is_file(), f'{path.name}: results/{experiment} has no summary'
+        drawn = re.compile(rf"save_figure\(.*, (experiment|'{experiment}'), '{what}'\)")
+        assert any(drawn.search(code) and f"'{experiment}'" in code for code in notebooks), f'no notebook draws {path.name}'

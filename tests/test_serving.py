@@ -1,5 +1,5 @@
 """Serving: what must hold when processes die, answers are strange, or files are not what they say."""
-import json, os, signal, subprocess, sys, time
+import copy, json, os, signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pytest
@@ -57,6 +57,32 @@ def test_a_server_is_shared_and_started_again_after_its_death(lm, model):
     with pytest.raises(AgentkitError, match=f'the server for {model} is gone: exit code -9; its log ends with: .'): first.post('/v1/completions', dict(prompt='x'))
     assert lm(messages=ASK, **lm.choice(['look'])) == ['look']
     assert lm.server is not first and lm.server.alive
+
+
+def test_an_engine_looks_its_server_up_once_while_it_lives(lm, monkeypatch):
+    looked_up, real = [], serving.serve
+    monkeypatch.setattr(serving, 'serve', lambda *args, **options: looked_up.append(args) or real(*args, **options))
+    for one in (lm, lm.copy(), copy.deepcopy(lm)): one(messages=ASK, **one.choice(['look']))
+    first = lm.server
+    assert len(looked_up) == 1 and first is real(lm.model, **lm.engine.options)
+    os.kill(first._child.pid, signal.SIGKILL)
+    wait_until(lambda: gone(first._child.pid))
+    assert copy.deepcopy(lm)(messages=ASK, **lm.choice(['look'])) == ['look']
+    second = lm.server
+    assert second is not first and second.alive and len(looked_up) == 2
+    stop_servers(lm.model)
+    assert gone(second._child.pid)
+    assert lm.server is not second and lm.server.alive and len(looked_up) == 3
+
+
+def test_an_engine_keeps_the_servers_of_two_models_apart(lm, model, tmp_path):
+    other = lm.copy(model=f'local/{model_dir(model)/"model.gguf"}')
+    assert other.engine is lm.engine and other.server is lm.server # one file, one server
+    (tmp_path/'other.gguf').write_bytes((model_dir(model)/'model.gguf').read_bytes())
+    other = lm.copy(model=f'local/{tmp_path/"other.gguf"}')
+    assert other.server.model == 'other' and lm.server.model == model and other.server is other.server
+    stop_servers('other')
+    assert lm.server.alive
 
 
 def test_stopping_leaves_no_process(lm):

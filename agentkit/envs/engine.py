@@ -4,23 +4,23 @@
 
 # %% auto #0
 __all__ = ['GOAL', 'DOWNLOADED', 'KEYS', 'LONGEST', 'shipped', 'split_goal', 'is_known', 'read_game', 'translate', 'Narrator',
-           'plain_names', 'TranslatedState', 'Game']
+           'plain_names', 'Facts', 'State', 'Game']
 
-# %% ../../notebooks/03a_envs.engine.ipynb #2674d25c
-import base64, functools, gc, importlib.metadata, importlib.util, json, re, sys, threading, weakref, zlib
-from collections import Counter, defaultdict
+# %% ../../notebooks/03a_envs.engine.ipynb #199fec74
+import functools, gc, importlib.metadata, importlib.util, json, re, sys, threading, weakref, zlib
+from collections import defaultdict
 from pathlib import Path
 
 import fast_downward
 from textworld.envs.pddl import logic as pddl, textgen
 from textworld.generator.game import EntityInfo
-from textworld.logic import Placeholder, Proposition, Rule, Type, Variable
+from textworld.logic import Rule, Type
 
-from ..core import AgentkitError, digest, path_of, read_json, write_json
+from ..core import AgentkitError, digest, path_of, read_json, write_bytes
 from .base import Observation
 
-# %% ../../notebooks/03a_envs.engine.ipynb #1859c97b
-GOAL = re.compile(r'(?<="rhs": "Your task is to: )(?P<goal>[^;|"<>\[\]#{}\\\n]*)(?=\.")')
+# %% ../../notebooks/03a_envs.engine.ipynb #36a3f276
+GOAL = re.compile(r'("rhs": "Your task is to: )([^;|"<>\[\]#{}\\\n]*)(?=\.")')
 DOWNLOADED = ('75b5a1e8c3f2f208383072095d072dab6d554c4f1870b3e8ce3df0c08b3e4ddc', # the domain and the grammar
     'f95a67f8279b4e09ae7f03435f8f7e8260337023e4e9d418f6201159627ca7ca') # in the games of ALFWorld 0.4's download
 
@@ -34,11 +34,11 @@ def shipped(
 def _known() -> tuple:
     return {digest(shipped('alfred.pddl'), n=64), DOWNLOADED[0]}, {digest(shipped('alfred.twl2'), n=64), DOWNLOADED[1]}
 
-# %% ../../notebooks/03a_envs.engine.ipynb #0cdc5269
+# %% ../../notebooks/03a_envs.engine.ipynb #9472930f
 def split_goal(grammar: str) -> tuple[str, str]:
     "The goal sentence in a grammar, and the grammar without it."
     goals = GOAL.findall(grammar)
-    return (goals[0], GOAL.sub('UNKNOWN GOAL', grammar)) if len(goals) == 1 else ('', grammar)
+    return (goals[0][1], GOAL.sub(r'\1UNKNOWN GOAL', grammar)) if len(goals) == 1 else ('', grammar)
 
 def is_known(game: dict) -> bool:
     "Are the domain and the grammar ALFWorld's own?"
@@ -61,7 +61,7 @@ def read_game(
         'open it with trusted=True only if you trust who made it')
     return data
 
-# %% ../../notebooks/03a_envs.engine.ipynb #f4a318ae
+# %% ../../notebooks/03a_envs.engine.ipynb #591fb4ac
 _TRANSLATOR = threading.Lock()
 LONGEST = 150 # characters of an object's name; the engine writes an action with all its names into 1024 bytes
 
@@ -74,9 +74,11 @@ def _translate(domain, problem):
         finally:
             sys.argv = argv
             if collecting: gc.enable()
+    derived = [a.name for a in task.axioms if '@' not in a.name] # those with an @ are the translator's own, for the goal
+    if derived: raise AgentkitError(f'the PDDL domain has derived predicates, which are not followed here: {derived[0]}')
     long = [o.name for o in task.objects if len(o.name) > LONGEST]
     if long: raise AgentkitError(f'the PDDL problem has a name of more than {LONGEST} characters: {long[0][:40]}…')
-    return dict(sas=sas, facts=[f for f in map(_fact, task.init) if f], objects={o.name: o.type_name for o in task.objects},
+    return dict(sas=sas.encode(), facts=[f for f in map(_fact, task.init) if f], objects={o.name: o.type_name for o in task.objects},
         types={t.name: t.supertype_names for t in reversed(task.types)}, # of a type that is declared twice TextWorld takes the first
         actions={a.name: [(p.name.strip('?'), p.type_name) for p in a.parameters] for a in task.actions})
 
@@ -86,23 +88,28 @@ def _fact(atom):
     value = str(atom.expression.value)
     return None if atom.fluent.symbol == 'total-cost' or value.isdigit() else (value, atom.fluent.args)
 
-# %% ../../notebooks/03a_envs.engine.ipynb #6d65bf2a
+# %% ../../notebooks/03a_envs.engine.ipynb #a93425d0
 @functools.lru_cache(maxsize=8)
 def translate(domain: str, problem: str) -> dict:
     "What the engine needs of a problem: the SAS task, and types, objects, action parameters and first facts by name."
-    path = path_of('data', 'translations', digest(domain, problem, importlib.metadata.version('fast-downward-textworld'), n=32) + '.json')
+    path = path_of('data', 'translations', digest(domain, problem, _version(), n=32) + '.z')
     if stored := _stored(path): return stored
     made = _translate(domain, problem)
-    write_json(path, base64.b64encode(zlib.compress(json.dumps(made).encode())).decode())
+    names = {k: v for k, v in made.items() if k != 'sas'}
+    write_bytes(path, zlib.compress(json.dumps(names).encode() + b'\n' + made['sas'])) # the SAS text, megabytes, is read faster as it is
     return made
+
+@functools.cache
+def _version(): return importlib.metadata.version('fast-downward-textworld')
 
 def _stored(path):
     "The translation in a file; None when it is missing or damaged (zlib has a checksum)."
-    if not path.exists(): return None
-    try: return json.loads(zlib.decompress(base64.b64decode(read_json(path))))
-    except (AgentkitError, TypeError, ValueError, zlib.error): return None
+    try:
+        names, sas = zlib.decompress(path.read_bytes()).split(b'\n', 1)
+        return dict(json.loads(names), sas=sas)
+    except (FileNotFoundError, ValueError, zlib.error): return None
 
-# %% ../../notebooks/03a_envs.engine.ipynb #9f477986
+# %% ../../notebooks/03a_envs.engine.ipynb #87d11b04
 @functools.lru_cache(maxsize=4)
 def _logic(domain, grammar): return pddl.GameLogic(domain, grammar)
 
@@ -110,9 +117,14 @@ def _logic(domain, grammar): return pddl.GameLogic(domain, grammar)
 def _symbols(text): return textgen._parse_and_convert(text, rule_name='symbols')
 
 @functools.lru_cache(maxsize=1024)
-def _query(text): return Rule.parse_conjunctive_query(text)
+def _query(text):
+    "A conjunctive query as (predicate, types, placeholders); a placeholder is (name, type)."
+    return [(p.name, p.types, [(ph.name, ph.type) for ph in p.parameters]) for p in Rule.parse_conjunctive_query(text).preconditions]
 
-# %% ../../notebooks/03a_envs.engine.ipynb #2bf94bd5
+@functools.lru_cache(maxsize=1024)
+def _code(expression): return compile(expression.strip(), '<grammar>', 'eval')
+
+# %% ../../notebooks/03a_envs.engine.ipynb #ce94b6a4
 class Narrator:
     "Tells the present state in the words of a grammar."
     def __init__(self, rules, state, entities): self.rules, self.state, self.entities = rules, state, entities
@@ -124,20 +136,20 @@ class Narrator:
     def _tell(self, symbol, mapping):
         if isinstance(symbol, textgen.TerminalSymbol): return symbol.symbol
         if isinstance(symbol, textgen.NonterminalSymbol): return self._rule(symbol.symbol, mapping)
-        if isinstance(symbol, textgen.EvalSymbol): return str(eval(symbol.expression, {}, {ph.name: self.entities[var.name] for ph, var in mapping.items()}))
+        if isinstance(symbol, textgen.EvalSymbol): return str(eval(_code(symbol.expression), {}, {name: self.entities[i] for (name, _), i in mapping.items()}))
         if isinstance(symbol, textgen.ConditionalSymbol): return ''.join(self._each(symbol, mapping))
         return self._list(list(self._each(symbol.symbol, mapping)), mapping)
 
     def _rule(self, name, mapping):
         for rule in self.rules.get(name, ()):
-            if not rule.condition or any(True for _ in self._matches(rule.condition, mapping)):
+            if not rule.condition or self._matches(rule.condition, mapping):
                 return ''.join(self._tell(s, mapping) for s in rule.rhs)
         raise AgentkitError(f'the grammar has no rule for #{name}# here')
 
     def _each(self, symbol, mapping):
         return [self._tell(symbol.expression, m) for m in (self._matches(symbol.given, mapping) if symbol.given else [mapping])]
 
-    def _matches(self, query, mapping): return self.state.all_assignments(_query(query), mapping)
+    def _matches(self, query, mapping): return self.state.matches(_query(query), mapping)
 
     def _list(self, items, mapping):
         if not items: return self._rule('list_empty', mapping)
@@ -157,31 +169,71 @@ def plain_names(
         else: names[i] = f'{i} '
     return names | {i: f'{sort} {len(same) - k}' for sort, same in sorts.items() for k, i in enumerate(same)}
 
-# %% ../../notebooks/03a_envs.engine.ipynb #694c00d7
-class TranslatedState(pddl.PddlState):
-    "TextWorld's PDDL state, made from a translation instead of making two."
-    def __init__(self, downward, translation, logic):
-        self._facts, self._vars_by_name, self._vars_by_type, self._var_counts = defaultdict(set), {}, defaultdict(set), Counter()
-        self._logic, self.downward_lib, self.name2type = logic, downward, translation['objects']
-        if not len(logic.types): # the games of a grammar share its logic
-            for name, parents in translation['types'].items(): logic.types.add(Type(name, parents))
-        downward.load_sas(translation['sas'].encode())
-        self.add_facts(Proposition(p, [Variable(a, self.name2type[a]) for a in args]) for p, args in translation['facts'])
-        self.add_facts(f for f in self._engine_facts() if not f.is_negation)
+# %% ../../notebooks/03a_envs.engine.ipynb #27330843
+class Facts:
+    "What is true, and what a query finds in it."
+    def __init__(self,
+        objects: dict[str, str], # object → type
+        types, # TextWorld's TypeHierarchy
+    ):
+        self.objects, self._types = objects, types
+        self._facts, self._ordered = defaultdict(set), {} # (predicate, types) → arguments; predicate → types → arguments in order
 
-    def _engine_facts(self):
-        atoms = (pddl.Atom * self.downward_lib.get_state_size())()
-        self.downward_lib.get_state(atoms)
-        return [a.get_fact(self.name2type) for a in atoms]
+    def set(self, predicate: str, arguments: tuple[str, ...], true: bool = True):
+        "Make it a fact, or no fact."
+        facts = self._facts[predicate, tuple(self.objects[a] for a in arguments)]
+        facts.add(arguments) if true else facts.discard(arguments)
+        self._ordered.pop(predicate, None)
+
+    def matches(self, query: list, mapping: dict) -> list[dict]:
+        "The mapping, extended in every way that makes the query true; different placeholders are different objects."
+        found = [mapping]
+        for predicate, types, placeholders in query:
+            facts = self._in_order(predicate, types)
+            found = [m for old in found for arguments in facts if (m := _bound(old, placeholders, arguments)) is not None]
+        return found
+
+    def _in_order(self, predicate, types):
+        ordered = self._ordered.setdefault(predicate, {})
+        if types not in ordered:
+            below = self._types.multi_subtypes([self._types.get(t) for t in types])
+            ordered[types] = [f for ts in below for f in sorted(self._facts.get((predicate, tuple(t.name for t in ts)), ()))]
+        return ordered[types]
+
+def _bound(mapping, placeholders, arguments):
+    for placeholder, argument in zip(placeholders, arguments):
+        if placeholder not in mapping and argument not in mapping.values(): mapping = {**mapping, placeholder: argument}
+        elif mapping.get(placeholder) != argument: return None
+    return mapping
+
+# %% ../../notebooks/03a_envs.engine.ipynb #53c9c60d
+class State(Facts):
+    "The facts of a game, in step with the engine."
+    def __init__(self, downward, translation, types):
+        super().__init__(translation['objects'], types)
+        self._downward = downward
+        downward.load_sas(translation['sas'])
+        for predicate, arguments in translation['facts']: self.set(predicate, tuple(arguments))
 
     def operators(self) -> list:
         "What the engine can do now."
-        found = (fast_downward.Operator * self.downward_lib.get_applicable_operators_count())()
-        self.downward_lib.get_applicable_operators(found)
-        self._operators = {op.id: op for op in found}
+        found = (fast_downward.Operator * self._downward.get_applicable_operators_count())()
+        self._downward.get_applicable_operators(found)
         return list(found)
 
-# %% ../../notebooks/03a_envs.engine.ipynb #ed521335
+    def apply(self, operator):
+        "Do it. What becomes false is a fact too, `not_…`, as in TextWorld."
+        effects = (fast_downward.Atom * operator.nb_effect_atoms)()
+        self._downward.apply_operator(operator.id, effects)
+        for effect in effects:
+            sign, predicate, names = re.fullmatch(r'(\w+) (.*?)\((.*)\)', effect.name).groups()
+            arguments = tuple(names.split(', ')) if names else ()
+            self.set(predicate, arguments, sign == 'Atom')
+            self.set(f'not_{predicate}', arguments, sign != 'Atom')
+
+    def won(self) -> bool: return self._downward.check_goal()
+
+# %% ../../notebooks/03a_envs.engine.ipynb #4e455484
 _IDLE = [] # engines nobody uses: each is a 34 MB copy of a library, and one that was unloaded crashes the process at its end
 
 class Game:
@@ -200,16 +252,18 @@ class Game:
         known = is_known(game)
         goal, grammar = split_goal(game['grammar']) if known else ('', game['grammar'])
         self._logic = _logic(game['pddl_domain'], grammar)
+        self._translation, self.walkthrough = translate(game['pddl_domain'], game['pddl_problem']), game.get('walkthrough')
+        if not len(self._logic.types): # the games of a grammar share its logic
+            for name, parents in self._translation['types'].items(): self._logic.types.add(Type(name, parents))
         self._rules = dict(self._logic.grammar._rules)
         if known: self._rules['task'] = [textgen.ProductionRule('task', _symbols(f'Your task is to: {goal}.'))]
-        self._translation, self.walkthrough = translate(game['pddl_domain'], game['pddl_problem']), game.get('walkthrough')
-        self._command = functools.cache(self._tell_command) if known else self._tell_command # in ALFWorld's grammar commands never change
-        self._state = None
+        self._known, self._state = known, None
+        self._command, self._told = (functools.cache(f) if known else f for f in (self._tell_command, self._tell)) # in ALFWorld's grammar commands never change
 
     def reset(self) -> Observation:
         "Begin the game."
-        self._state = TranslatedState(self._downward, self._translation, self._logic)
-        self._narrator = Narrator(self._rules, self._state, _entities(self._state))
+        self._state = State(self._downward, self._translation, self._logic.types)
+        self._narrator = Narrator(self._rules, self._state, self._entities())
         self._look()
         return self._observe(self._narrator.tell('#intro#', {}))
 
@@ -229,24 +283,27 @@ class Game:
         for operator in self._state.operators(): self._admissible.setdefault(self._command(operator.name), operator)
 
     def _observe(self, text):
-        won = self._state.check_goal()
+        won = self._state.won()
         return Observation(text, tuple(sorted(self._admissible)), done=won, won=won, reward=float(won))
 
     def _call(self, operator):
         name, *args = operator.split()
-        return name, {Placeholder(p, t): Variable(a, t) for (p, t), a in zip(self._translation['actions'][name], args)}
+        return name, {(p, t): a for (p, t), a in zip(self._translation['actions'][name], args)}
 
     def _tell_command(self, operator):
         name, mapping = self._call(operator)
-        return self._narrator.tell(self._logic.actions[name].template, mapping)
+        template = self._logic.actions[name].template
+        return self._told(template, tuple((p, a) for p, a in mapping.items() if not self._known or p[0] in template)) # going there is told the same from anywhere
+
+    def _tell(self, text, mapping): return self._narrator.tell(text, dict(mapping))
+
+    def _entities(self):
+        things = {a: EntityInfo(a, self._state.objects[a]) for _, arguments in self._translation['facts'] for a in arguments}
+        for i, name in plain_names(things).items():
+            things[i].name, things[i].definite, things[i].indefinite = name, 'the', 'a'
+        return things
 
     def close(self):
         "Give the engine back."
         self._state = None
         self._closer()
-
-def _entities(state):
-    things = {v.name: EntityInfo(v.name, v.type) for f in state.facts for v in f.arguments}
-    for i, name in plain_names(things).items():
-        things[i].name, things[i].definite, things[i].indefinite = name, 'the', 'a'
-    return things
