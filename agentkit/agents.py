@@ -24,7 +24,7 @@ def act_signature(instructions: str = 'Choose the next action.') -> type[dspy.Si
     "`task, trajectory, possible_actions: list[str] -> action`, with these instructions."
     return dspy.Signature('task, trajectory, possible_actions: list[str] -> action', instructions)
 
-# %% ../notebooks/04_agents.ipynb #2eae2f01
+# %% ../notebooks/04_agents.ipynb #1d7d19a0
 _ROOM = re.compile(r'.*?you see (?P<room>.*?)\n+Your task is to: (?P<goal>.*)', re.S)
 _FILLERS = [(re.compile(p), r) for p, r in ((r'You arrive at [^.]*\. (?=\S)', ''), (r'You open [^.]*\. The (.*) is open\. In it', r'In the \1'), (r'The (.*) is open\. In it', r'In the \1'),
     (r'(You pick up .*) from .*', r'\1.'), (r', you see nothing', ': nothing'), (r', you see', ':'), (r'\b(a|an|and|the|The) (?=\S)', ''))]
@@ -58,27 +58,33 @@ def brief_turns(
     return _read(task, told)[:2]
 
 def _read(task, told):
-    "The episode in few words, and the next place of each type that has not been searched."
+    "The episode in few words, the next place of each type that has not been searched, and the places where nothing of use was found."
     found = _ROOM.fullmatch(task.strip())
-    if not found: return task.strip(), told, ''
-    goal, left, out = brief(found['goal'], ''), set(_named(found['room'])), []
+    if not found: return task.strip(), told, '', set()
+    goal, left, empty, out = brief(found['goal'], ''), set(_named(found['room'])), set(), []
     first = f'{goal}\n{_next(left)}'
     for action, observation in told:
         text, looked = brief(observation, goal), re.fullmatch(r'(?:go to|open) (.*)', action)
-        if looked and 'is closed' not in text: left -= set(_named(looked[1]))
+        place = set(_named(looked[1])) if looked and 'is closed' not in text else set()
+        left -= place
         useless = looked and text.endswith(('others.', 'nothing.'))
+        empty = empty | place if useless else empty - place
         out.append((action, f'{text}\nnext: {_next(left)}' if useless else text))
-    return first, out, _next(left)
+    named = {*re.findall('[a-z]+', goal), *_TOOLS}
+    return first, out, _next(left), {(name, n) for name, n in empty if name not in named}
+
+_TOOLS = ('fridge', 'microwave', 'sinkbasin') # one goes there to use them, whatever lies there
 
 def sayable(
     actions: list[str], # what is possible
     task: str, # the first observation
     told: list[tuple[str, str]], # (action, observation) pairs
 ) -> list[str]:
-    "The actions that name nothing but what stands in the brief episode, or is next to be searched; all, when there are none."
-    first, out, left = _read(task, told)
+    "What a reader of the brief episode may choose from: actions that name only what stands in it or is next to be searched, and do not go where nothing of use was found; all, when there are none."
+    first, out, left, empty = _read(task, told)
     known = {*_named(first), *_named(left), *(thing for pair in out for text in pair for thing in _named(text))}
-    return [a for a in actions if known.issuperset(_named(a))] or list(actions)
+    def back(action): return action.startswith('go to ') and not empty.isdisjoint(_named(action))
+    return [a for a in actions if known.issuperset(_named(a)) and not back(a)] or list(actions)
 
 # %% ../notebooks/04_agents.ipynb #ddaca8c7
 class ConversationAdapter(dspy.ChatAdapter):
@@ -162,12 +168,15 @@ class ProgramAgent(Agent):
     @property
     def name(self) -> str: return self._name
 
-# %% ../notebooks/04_agents.ipynb #555937ec
+# %% ../notebooks/04_agents.ipynb #a7158248
 def random_agent(
     seed: int = 0, # same seed and same history, same action
+    reader: bool = False, # choose only what is `sayable`: the lower bound for students that read in brief
 ) -> ProgramAgent:
     "Takes any admissible action: the lower bound. It keeps no state, so episodes can be played in any order."
-    return ProgramAgent(lambda task, trajectory, possible_actions: rng(seed, task, trajectory).choice(possible_actions), f'random-{seed}' if seed else 'random')
+    def act(task, trajectory, possible_actions):
+        return rng(seed, task, trajectory).choice(sayable(possible_actions, task, turns(trajectory)) if reader else possible_actions)
+    return ProgramAgent(act, 'random' + '-reader' * reader + (f'-{seed}' if seed else ''))
 
 def expert_agent(
     env: str, # the environment whose expert plays
@@ -201,20 +210,20 @@ def explorer(
         return r.choice(possible_actions) if r.random() < rate else agent(task=task, trajectory=trajectory, possible_actions=possible_actions).action
     return ProgramAgent(act, f'{agent.name}+{rate:g}' + (f'-{seed}' if seed else ''))
 
-# %% ../notebooks/04_agents.ipynb #e09d561d
+# %% ../notebooks/04_agents.ipynb #16520a15
 def student_agent(lm: dspy.BaseLM) -> Agent:
     "A local student: held to the admissible actions by its server, it is not shown the list, does not think aloud, and reads in brief."
     return Agent(lm, think=False, adapter=ConversationAdapter(show_actions=False, brief=True))
 
 def make_agent(
-    spec: str, # "expert", "random", or a model name such as "local/nano" or "openai/gpt-4o-mini"
+    spec: str, # "expert", "random", "random-reader", or a model name such as "local/nano" or "openai/gpt-4o-mini"
     env: str = 'alfworld', # for the expert
     seed: int = 0, # for the random policy
     **kwargs, # for `make_lm`
 ) -> Agent:
     "The policy with this name."
     if spec == 'expert': return expert_agent(env)
-    if spec == 'random': return random_agent(seed)
-    if '/' not in spec: raise AgentkitError(f'{spec!r} is not a policy; write expert, random, or provider/model such as local/nano')
+    if spec in ('random', 'random-reader'): return random_agent(seed, reader=spec == 'random-reader')
+    if '/' not in spec: raise AgentkitError(f'{spec!r} is not a policy; write expert, random, random-reader, or provider/model such as local/nano')
     if spec.startswith('local/'): return student_agent(make_lm(spec, **kwargs))
     return Agent(make_lm(spec, **kwargs), INSTRUCTIONS)

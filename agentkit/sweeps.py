@@ -6,8 +6,8 @@
 __all__ = ['PLAN_KEYS', 'parameters', 'check_parameters', 'Cell', 'read_plan', 'plan_cells', 'finish', 'execute', 'run_cell',
            'sweep', 'collect', 'read_table']
 
-# %% ../notebooks/17_sweeps.ipynb #c7a444db
-import itertools, json, sys
+# %% ../notebooks/17_sweeps.ipynb #efb85590
+import itertools, json, os, sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,7 @@ def run_cell(cell: Cell, progress: bool = True) -> dict:
     write_json(cell.folder/'status.json', status)
     return status
 
-# %% ../notebooks/17_sweeps.ipynb #e5d74028
+# %% ../notebooks/17_sweeps.ipynb #c54a1898
 def sweep(
     cells: list[Cell],
     jobs: int | None = None, # cells at the same time; None: as in settings.ini
@@ -127,6 +127,7 @@ def sweep(
     if fresh:
         for c in cells: (c.folder/'result.json').unlink(missing_ok=True)
     jobs = jobs or int(settings()['sweeps']['jobs'])
+    if jobs > 1: os.environ.setdefault('OMP_NUM_THREADS', str(max(1, os.cpu_count() // jobs))) # kernels inherit it: together they use each core once
     def run(numbered):
         i, cell = numbered
         if progress: print(f'[{i}/{len(cells)}] {cell.experiment}/{cell.run}: {cell.label}', file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from agentkit.core import AgentkitError, Journal
+from agentkit.datasets import call_rows, rename
 
 torch = pytest.importorskip('torch')
 hf = pytest.importorskip('transformers')
@@ -199,6 +200,33 @@ def test_swapped_weights_are_noticed(base, trained, tmp_path, monkeypatch):
 def test_a_loss_that_is_not_a_number_names_its_step(base):
     with pytest.raises(AgentkitError, match=r'the loss is (nan|inf) at step \d+'):
         finetune(base, ROWS, dataclasses.replace(FAST, lr=1e30, epochs=4), progress=False)
+
+
+def test_renaming_is_part_of_the_recipe_and_the_same_every_time(base, tmp_path, monkeypatch):
+    config = dataclasses.replace(FAST, rename=(('mug', 'book', 'key'), ('shelf', 'desk', 'drawer')))
+    told = []
+    monkeypatch.setattr(training, 'rename', lambda row, *a: told.append(rename(row, *a)['messages']) or dict(row, messages=told[-1]))
+    first = finetune(base, ROWS, config, out_id='renamed-a', progress=False)
+    assert len(told) == FAST.epochs * len(ROWS) and any(m not in [r['messages'] for r in ROWS] for m in told)
+    again = finetune(base, ROWS, config, out_id='renamed-b', progress=False)
+    assert first.card['weights_sha256'] == again.card['weights_sha256'] != finetune(base, ROWS, FAST, progress=False).card['weights_sha256']
+
+
+def test_an_answer_beside_the_conversation_counts_as_in_a_row_of_its_own(base, tokenizer):
+    "The gradient of one row with alternatives at several places is that of all its calls, each in a row of its own."
+    row = json.loads(json.dumps(ROWS[4]))
+    actions = [m for m in row['messages'] if m['role'] == 'assistant']
+    actions[0].update(instead='go to desk 9')
+    actions[2].update(instead='take key 2 from desk 2', loss=False)
+    together, apart = encode(row, tokenizer), [encode(r, tokenizer) for r in call_rows([row])]
+    assert len(together.others) == 2 and len(apart) == len(actions) + 1
+    grads = []
+    for batch in ([together], apart):
+        model = hf.AutoModelForCausalLM.from_pretrained(serving.model_dir(base))
+        n = sum(l >= 0 for e in batch for l in e.labels)
+        (training.batch_loss(model, batch, 'cpu', torch.float32) * n).backward()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-4)
 
 
 def test_an_adapter_is_merged(base):
