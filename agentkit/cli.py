@@ -11,7 +11,7 @@ from pathlib import Path
 from . import __version__
 from .core import AgentkitError, digest, path_of, settings, write_json
 
-# %% ../notebooks/18_cli.ipynb #af9e9c36
+# %% ../notebooks/18_cli.ipynb #00046dfc
 def _games(a):
     "List the games of a split, building the kit's own where real ones are absent."
     from collections import Counter
@@ -50,22 +50,28 @@ def _distill(a):
     from agentkit.envs.base import list_tasks
     tasks = list_tasks(a.env, a.split, a.tasks, a.seed)
     student = a.student if a.student.startswith(('local/', 'openai/')) else f'local/{a.student}'
-    out = Path(a.out) if a.out else path_of('results', 'distill', digest(a.env, a.split, a.teacher, student, [t.id for t in tasks], a.seed, n=10))
+    out = Path(a.out) if a.out else path_of('results', 'distill', digest(a.env, a.split, a.teacher, student, [t.id for t in tasks], a.seed, *([a.rounds, a.method] if a.rounds else []), n=10))
     train = dict(seed=a.seed, **({'epochs': a.epochs} if a.epochs else {}))
     with _pool(a) as pool:
-        made = distill(student, _agent(a.teacher, a.env), tasks, out, pool, threshold=a.threshold, train=train, progress=not a.json)
+        made = distill(student, _agent(a.teacher, a.env), tasks, out, pool, threshold=a.threshold, rounds=a.rounds, method=a.method, train=train, progress=not a.json)
     write_json(out/'card.json', made.card)
+    write_json(out/'costs.json', made.costs)
     last = f'loss {made.card["losses"]["first"]:.3f} → {made.card["losses"]["last"]:.3f}'
     return dict(policy=made.agent.name, rows=made.rows, card=made.card, out=str(out)), f'{made.agent.name}: trained on {made.rows} episodes of {a.teacher}, {last}\nagentkit evaluate --env {a.env} --policy {made.agent.name}'
 
-# %% ../notebooks/18_cli.ipynb #4b5a4a30
+# %% ../notebooks/18_cli.ipynb #716bc1a5
 def _sweep(a):
     "Run the cells of a sweep file, then its report."
-    from agentkit.sweeps import plan_cells, read_plan, sweep
+    from agentkit.sweeps import collect, plan_cells, read_plan, sweep
     plan = read_plan(a.plan)
-    cells = plan_cells(plan, dict(_assignment(s) for s in a.set))
+    every, only = plan_cells(plan, dict(_assignment(s) for s in a.set)), dict(_assignment(s) for s in a.only)
+    cells = [c for c in every if only.items() <= c.params.items()]
+    if not cells: raise AgentkitError(f'no cell of {a.plan} has ' + ', '.join(f'{k}={v}' for k, v in only.items()))
     if a.dry_run: return dict(cells=[dict(run=c.run, params=c.params) for c in cells]), '\n'.join(f'{c.run}  {c.label}' for c in cells)
     table = sweep(cells, a.jobs, a.fresh, progress=not a.json)
+    if only: # the tables hold all that is finished
+        there = [c for c in every if c in cells or (c.folder/'result.json').is_file()]
+        collect(there, [dict(status='ok') if (c.folder/'result.json').is_file() else dict(status='failed', error='see its run.ipynb') for c in there])
     failed = int((table['status'] != 'ok').sum())
     report = _run_report(plan) if plan.get('report') and failed < len(table) else {}
     folder = path_of('results', plan['experiment'], 'summary.csv')
@@ -122,7 +128,7 @@ def _ask(task, trajectory, possible_actions):
         elif said.isdigit() and int(said) < len(possible_actions): return possible_actions[int(said)]
         elif said: return said
 
-# %% ../notebooks/18_cli.ipynb #677880b4
+# %% ../notebooks/18_cli.ipynb #37ea6d22
 def _parser():
     top = argparse.ArgumentParser(prog='agentkit', description='Measure an agent, distil it into a small local model, compare honestly.')
     top.add_argument('--version', action='version', version=__version__)
@@ -162,12 +168,15 @@ def _parser():
     p.add_argument('--student', default=models['student'], help='nano, smollm2-135m, or the path or hub name of a model')
     p.add_argument('--epochs', type=_positive, default=None, help='passes over the rows; default as the student likes it')
     p.add_argument('--threshold', type=float, default=1., help='least score of an episode to learn from')
+    p.add_argument('--rounds', type=int, default=0, help='further rounds, in which tasks are played again')
+    p.add_argument('--method', default='dagger', help='how: dagger (the student plays, the teacher corrects), explore (the teacher is led astray) or rejection (the student keeps its wins)')
     p.add_argument('--out', default=None, help='folder for demonstrations, rows and the card; default below results/distill')
     workers(p)
 
     p = command('sweep', _sweep)
     p.add_argument('plan', help='a YAML file: experiment, notebook, fixed, cells, grid, report')
     p.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='replace a fixed parameter; may be repeated')
+    p.add_argument('--only', action='append', default=[], metavar='NAME=VALUE', help='run only the cells with this parameter; may be repeated')
     p.add_argument('--jobs', type=_positive, default=None, help='cells at the same time; default as in settings.ini')
     p.add_argument('--fresh', action='store_true', help='run again what is done')
     p.add_argument('--dry-run', action='store_true', help='check everything and list the cells')

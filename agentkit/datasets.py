@@ -98,7 +98,7 @@ def call_rows(
     return [{**r, 'messages': _until(r['messages'], i, m['content'])}
             for row in rows for r in _alternatives(row) for i, m in enumerate(r['messages']) if m['role'] == 'assistant' and m.get('loss', True)]
 
-# %% ../notebooks/07_datasets.ipynb #003a4349
+# %% ../notebooks/07_datasets.ipynb #f95e9b51
 _THING = re.compile(r'\b([a-z]+) (\d+)\b')
 
 def rename(
@@ -123,7 +123,7 @@ def _renumber(texts, r):
     numbers = defaultdict(set)
     for t in texts:
         for word, n in _THING.findall(t): numbers[word].add(int(n))
-    return {(word, str(a)): str(b) for word, ns in sorted(numbers.items()) for a, b in zip(sorted(ns), r.sample(range(1, max(3, *ns) + 1), len(ns)))}
+    return {(word, str(a)): str(b) for word, ns in sorted(numbers.items()) for a, b in zip(sorted(ns), r.sample(range(min(1, *ns), max(3, *ns) + 1), len(ns)))}
 
 # %% ../notebooks/07_datasets.ipynb #93b5fca5
 def write_rows(path, rows: list[dict]):

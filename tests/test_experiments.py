@@ -45,3 +45,7 @@ def test_the_quickstart_in_small(tmp_path, results):
     assert again.returncode == 0
     pd.testing.assert_frame_equal(read_table('small'), summary)
     assert {p: p.read_bytes() for p in before} == before, 'the same results give the same figures, to the byte'
+    one = subprocess.run([*command, '--only', 'student=random', '--fresh'], capture_output=True, text=True)
+    assert one.returncode == 0, one.stderr[-2000:]
+    assert [r['student'] for r in json.loads(one.stdout)['rows']] == ['random']
+    pd.testing.assert_frame_equal(read_table('small'), summary, obj='the table after one cell was run again: it holds all that is finished')
