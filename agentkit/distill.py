@@ -123,7 +123,7 @@ def _student(student):
     if name.startswith('local/') and name != 'local/nano': model_dir(name)
     return agent
 
-# %% ../notebooks/12_distill.ipynb #5ca2aafe
+# %% ../notebooks/12_distill.ipynb #4d38de2c
 METHODS = ('dagger', 'explore', 'rejection')
 TRIES = 4 # episodes a task and round in rejection sampling
 
@@ -144,6 +144,7 @@ def distill(
 ) -> Distilled:
     "The teacher plays the tasks, the student learns from the episodes that reach the threshold, and from what goes wrong in further rounds."
     if method not in METHODS: raise AgentkitError(f'unknown method {method!r}; known: {", ".join(METHODS)}')
+    if rounds < 0 or len(tasks) <= rounds: raise AgentkitError(f'{rounds} rounds with {len(tasks)} tasks: there must be more tasks than rounds, because each round brings new ones')
     student, folder, own, costs = _student(student), Path(folder), [], []
     corrector = None if method == 'rejection' else teacher
     play = functools.partial(run_many, pool=pool, progress=progress)
@@ -167,9 +168,11 @@ def distill(
 
 def _ends(n, parts):
     "Where equal parts of n things begin and end: 10 in 2 parts → [0, 5, 10]"
-    return [round(n * i / max(1, parts)) for i in range(max(1, parts) + 1)]
+    return [-(-n * i // max(1, parts)) for i in range(max(1, parts) + 1)]
 
-def _trained(agent): return agent.name != 'local/nano' and read_card(model_dir(agent.name))['trained']
+def _trained(agent):
+    "Has this student learned to play? What stands behind an API is not known to have."
+    return agent.name.startswith('local/') and agent.name != 'local/nano' and read_card(model_dir(agent.name))['trained']
 
 def _own_episodes(agent, teacher, tasks, play, method, seed, journal):
     if method == 'dagger': return play(guided(agent, teacher), tasks, seed=seed, journal=journal)

@@ -49,3 +49,23 @@ def test_the_quickstart_in_small(tmp_path, results):
     assert one.returncode == 0, one.stderr[-2000:]
     assert [r['student'] for r in json.loads(one.stdout)['rows']] == ['random']
     pd.testing.assert_frame_equal(read_table('small'), summary, obj='the table after one cell was run again: it holds all that is finished')
+
+
+def test_the_study_in_small(tmp_path, results):
+    "The committed study on the smallest world: chance, demonstrations, DAgger; the table, the figure and the best student's card come out of the report."
+    folder = ROOT/'notebooks/experiments'
+    full = yaml.safe_load((folder/'data_efficiency.yaml').read_text())
+    plan = dict(experiment='small', notebook=str(folder/full['notebook']), report=str(folder/full['report']), fixed=dict(env='corridor', eval_split='valid_unseen', eval_tasks=4, max_epochs=4),
+                cells=[dict(student='random-reader', tasks=0)], grid=dict(method=['demos', 'dagger'], tasks=[4], seed=[0]))
+    (tmp_path/'small.yaml').write_text(yaml.safe_dump(plan))
+    done = subprocess.run([sys.executable, '-m', 'agentkit.cli', 'sweep', str(tmp_path/'small.yaml'), '--json'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = read_table('small')
+    assert list(summary['policy'].str.split('/').str[0]) == ['random-reader', 'local', 'local']
+    for r in summary.itertuples(): assert len(str(r.lost).split() if isinstance(r.lost, str) else [] if pd.isna(r.lost) else [r.lost]) == r.n - r.wins
+    costs = read_table('small', 'costs')
+    assert list(costs['method']) == ['demos', 'dagger', 'dagger'] and list(costs['round']) == [0, 0, 1]
+    assert {p.name for p in (tmp_path/'figures').iterdir()} == {'small__success.svg', 'small__success.png'}
+    card = (results/'small/MODEL_CARD.md').read_text()
+    assert summary['model'].dropna().iloc[-1] in card or summary['model'].dropna().iloc[-2] in card
+    assert 'agents.brief' in card
