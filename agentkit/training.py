@@ -294,13 +294,13 @@ def encode(
     ignored = [l for _, tokens in others for l in (-100, *tokens[1:])]
     return Encoded((*ids[:n], *tail), (*labels[:n], *ignored), cut, tuple((at, len(tokens)) for at, tokens in others))
 
-# %% ../notebooks/09_training.ipynb #63756757
+# %% ../notebooks/09_training.ipynb #f1d62b07
 @dataclass(frozen=True)
 class TrainConfig:
     "How to train."
-    epochs: int = 18
-    lr: float = 3e-3 # the highest; a warm-up leads to it, a cosine away from it
-    batch_tokens: int = 1024 # padded tokens in a step
+    epochs: int = 24
+    lr: float = 2e-3 # the highest; a warm-up leads to it, a cosine away from it
+    batch_tokens: int = 512 # padded tokens in a step
     warmup: float = 0.05 # share of the steps
     weight_decay: float = 0.01
     clip: float = 1.0 # largest norm of the gradient
