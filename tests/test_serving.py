@@ -66,7 +66,7 @@ def test_an_engine_looks_its_server_up_once_while_it_lives(lm, monkeypatch):
     first = lm.server
     assert len(looked_up) == 1 and first is real(lm.model, **lm.engine.options)
     os.kill(first._child.pid, signal.SIGKILL)
-    wait_until(lambda: gone(first._child.pid))
+    wait_until(lambda: not first.alive)
     assert copy.deepcopy(lm)(messages=ASK, **lm.choice(['look'])) == ['look']
     second = lm.server
     assert second is not first and second.alive and len(looked_up) == 2

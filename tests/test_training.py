@@ -317,7 +317,9 @@ def test_only_answers_are_learned():
 
 def test_episodes_that_part_late_keep_both_ends():
     a, b = ROWS[0], dict(messages=ROWS[0]['messages'][:-1] + [dict(role='assistant', content='look')])
-    assert len(episode_rows(calls(a) + calls(b))) == 2
+    [row] = episode_rows(calls(a) + calls(b))
+    assert {row['messages'][-1][k] for k in ('content', 'instead')} == {ROWS[0]['messages'][-1]['content'], 'look'}
+    assert len(call_rows([row])) == len(calls(a)) + 1
 
 
 def test_bootstrap_finetune(base):
