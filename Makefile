@@ -1,7 +1,7 @@
 # make run: environment, installation, main job.   make test: the same environment, all tests.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test slow bench export clean readme figures lab
+.PHONY: help run test slow bench export clean readme figures lab mlflow
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do if $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then echo $$p; break; fi; done)
 TORCH ?= torch==2.13.0
@@ -33,6 +33,9 @@ readme: $(INSTALLED) ## run notebooks/index.ipynb and write README.md from it
 
 figures: $(INSTALLED) ## draw the figures again from results/
 	@$(BIN)/agentkit report $(QUICKSTART)
+
+mlflow: $(INSTALLED) ## copy the results to MLflow and open its pages
+	@$(BIN)/agentkit mlflow
 
 lab: $(INSTALLED) ## open JupyterLab
 	@$(BIN)/jupyter lab

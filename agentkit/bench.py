@@ -249,7 +249,7 @@ class GuidedAgent(Agent):
         self.student(task=task, trajectory=trajectory, possible_actions=possible_actions)
         return dspy.Prediction(action=self.known[task, trajectory])
 
-# %% ../notebooks/19_bench.ipynb #1e48138c
+# %% ../notebooks/19_bench.ipynb #45007075
 class CountingEngine(LocalEngine):
     "A local engine that keeps what the server says about each answer."
     def __init__(self, **options):
@@ -262,6 +262,7 @@ class CountingEngine(LocalEngine):
 
 class _Counted:
     def __init__(self, server, timings): self._server, self._timings = server, timings
+    def __getattr__(self, name): return getattr(self._server, name)
     def post(self, path, body):
         reply = self._server.post(path, body)
         self._timings.append(reply['timings'])

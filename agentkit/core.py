@@ -19,10 +19,10 @@ class AgentkitError(Exception):
 class EpisodeError(AgentkitError):
     "Wrong in one episode only, such as a conversation that outgrew the model's context: it ends that episode, and the run goes on."
 
-# %% ../notebooks/00_core.ipynb #136e04b6
+# %% ../notebooks/00_core.ipynb #c0efa519
 def need(
     module: str, # dotted name of the module to import
-    extra: str, # the extra of agentkit that installs it: train, serve, bench, lab or docs
+    extra: str, # the extra of agentkit that installs it: train, serve, vllm, hub, bench, lab or docs
 ):
     "The module, or an error that says which extra installs it."
     try: return importlib.import_module(module)
@@ -37,11 +37,12 @@ def root() -> Path:
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p/'settings.ini').is_file()), here)
 
-# %% ../notebooks/00_core.ipynb #5b52b200
+# %% ../notebooks/00_core.ipynb #e3a866e1
 DEFAULTS = dict(
     paths=dict(results='results', figures='figures', data='data', alfworld=''),
-    models=dict(teacher='expert', student='nano'),
-    sweeps=dict(jobs='1'))
+    models=dict(teacher='expert', student='nano', judge='', backend='llama.cpp'),
+    sweeps=dict(jobs='1'),
+    tracking=dict(mlflow='off'))
 
 def _checked(section, key, where):
     if section not in DEFAULTS: raise AgentkitError(f'{where}: unknown section [{section}]; known: {", ".join(DEFAULTS)}')

@@ -4,7 +4,9 @@
 
 # %% auto #0
 __all__ = ['KIND_NAMES', 'BOUNDS', 'BEFORE', 'AFTER', 'PROGRAMS', 'METHOD_NAMES', 'students', 'before_after', 'learning_curve',
-           'by_kind', 'loss_curves', 'show_table', 'efficiency_curves', 'show_curves', 'data_efficiency', 'save_figure']
+           'by_kind', 'loss_curves', 'show_table', 'efficiency_curves', 'show_curves', 'data_efficiency', 'rate_bars',
+           'show_rates', 'show_bits', 'fewer_bits', 'save_figure', 'filter_funnel', 'calibration_plot',
+           'reliability_plot']
 
 # %% ../notebooks/15_plots.ipynb #dd496b17
 from pathlib import Path
@@ -12,7 +14,7 @@ import pandas as pd
 from .core import AgentkitError, path_of
 from .evals import over_seeds
 
-# %% ../notebooks/15_plots.ipynb #114d2fb5
+# %% ../notebooks/15_plots.ipynb #2f54b3d6
 KIND_NAMES = dict(pick_and_place_simple='pick & place', look_at_obj_in_light='look in light', pick_clean_then_place_in_recep='clean & place',
     pick_heat_then_place_in_recep='heat & place', pick_cool_then_place_in_recep='cool & place', pick_two_obj_and_place='pick two')
 BOUNDS = dict(expert='#029e73', random='#949494') # the two programs every student is seen against
@@ -26,10 +28,10 @@ def _figure(width=6.4, height=3.6):
     plt.close(figure) # shown by the caller, once
     return figure, axes
 
-def _rate_axis(axes):
+def _rate_axis(axes, side='y'):
     from matplotlib.ticker import PercentFormatter
-    axes.set(ylim=(-.02, 1.05), ylabel='success rate')
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set(**{f'{side}lim': (-.02, 1.05), f'{side}label': 'success rate'})
+    getattr(axes, f'{side}axis').set_major_formatter(PercentFormatter(1))
 
 def _errors(t): return [(t['success'] - t['ci_low']).clip(lower=0), (t['ci_high'] - t['success']).clip(lower=0)]
 
@@ -170,6 +172,65 @@ def data_efficiency(
     axes.legend(frameon=True, fontsize=7.5, loc='lower right')
     return figure
 
+# %% ../notebooks/15_plots.ipynb #3f9de723
+def _label(r, by):
+    "What a row is called: the policy without its provider, and what else was varied."
+    first, *rest = (str(r[c]) for c in by if pd.notna(r[c]) and str(r[c]))
+    return ', '.join([first.split('@')[0].removeprefix('local/'), *rest])
+
+def rate_bars(
+    summary: pd.DataFrame, # a row a condition: success, ci_low, ci_high, wins, n
+    by: list[str], # the columns that name a condition; the first is a policy
+):
+    "A lying bar a condition with its 95 % interval, best on top."
+    rows = summary[summary['status'] == 'ok'].sort_values('success', kind='stable')
+    if rows.empty: raise AgentkitError('no finished run in the summary: nothing to draw')
+    figure, axes = _figure(height=1 + .34 * len(rows))
+    colours = [BOUNDS.get(str(r[by[0]]).removesuffix('-reader'), AFTER) for _, r in rows.iterrows()]
+    axes.barh(range(len(rows)), rows['success'], color=colours, xerr=_errors(rows), capsize=2, height=.65)
+    for i, r in enumerate(rows.itertuples()): axes.text(r.ci_high + .015, i, f'{r.wins:g}/{r.n:g}', va='center', fontsize=7)
+    axes.set_yticks(range(len(rows)), [_label(r, by) for _, r in rows.iterrows()], fontsize=8)
+    _rate_axis(axes, 'x')
+    axes.set_xlim(0, 1.12)
+    return figure
+
+def show_rates(
+    summary: pd.DataFrame, # a row a condition
+    by: list[str], # the columns that name a condition
+) -> pd.DataFrame:
+    "The conditions as people read them, best first, with what a success cost."
+    ok = summary[summary['status'] == 'ok'].sort_values('success', ascending=False, kind='stable')
+    percent, known = '{:.1%}'.format, lambda form: lambda x: form.format(x) if pd.notna(x) else '–'
+    out = pd.DataFrame({c: ok[c].fillna('') for c in by} | {'won': [f'{w:g}/{n:g}' for w, n in zip(ok['wins'], ok['n'])], 'success': ok['success'].map(percent),
+        '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(ok['ci_low'], ok['ci_high'])], 'steps': ok['steps'].map('{:.1f}'.format)})
+    for column, name, form in (('tokens_per_success', 'tokens a success', '{:,.0f}'), ('dollars_per_success', '$ a success', '{:.4f}')):
+        if column in ok: out[name] = ok[column].map(known(form))
+    return out.reset_index(drop=True)
+
+# %% ../notebooks/15_plots.ipynb #3ddceca2
+def show_bits(
+    summary: pd.DataFrame, # a row a type: stored, wins, n, success, ci_low, ci_high, bytes, tensors
+    timings: pd.DataFrame, # a row a type: stored, reading, writing (tokens a second), episode_seconds
+) -> pd.DataFrame:
+    "Success, size and speed of each type, as people read them."
+    ok = summary[summary['status'] == 'ok']
+    if ok.empty: raise AgentkitError('no finished run in the summary: nothing to show')
+    t, percent = ok.merge(timings[['run', 'reading', 'writing', 'episode_seconds']], on='run'), '{:.1%}'.format
+    return pd.DataFrame({'won': [f'{w}/{n}' for w, n in zip(t['wins'], t['n'])], 'success': t['success'].map(percent), '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(t['ci_low'], t['ci_high'])],
+        'steps': t['steps'].round(1), 'bytes': t['bytes'], 'tokens/s read': t['reading'], 'tokens/s written': t['writing'], 'seconds an episode': t['episode_seconds'], 'tensors': t['tensors']}).set_index(t['stored'])
+
+def fewer_bits(summary: pd.DataFrame, timings: pd.DataFrame):
+    "Success with its interval over the size of the file, a point a type, labelled with the speed."
+    ok = summary[summary['status'] == 'ok'].merge(timings[['run', 'reading', 'writing']], on='run')
+    if ok.empty: raise AgentkitError('no finished run in the summary: nothing to draw')
+    figure, axes = _figure(6.4, 3.4)
+    for i, (r, low, high) in enumerate(zip(ok.itertuples(), *_errors(ok))):
+        axes.errorbar(r.bytes / 1e6, r.success, yerr=[[low], [high]], marker='o', capsize=4, color=f'C{i}')
+        axes.annotate(f'{r.stored}\nreads {r.reading:,}/s\nwrites {r.writing:,}/s', (r.bytes / 1e6, r.success), textcoords='offset points', xytext=(7, -32), fontsize=7.5)
+    _rate_axis(axes)
+    axes.set(xlim=(0, ok['bytes'].max() / 1e6 * 1.25), xlabel='megabytes (the labels: tokens a second)')
+    return figure
+
 # %% ../notebooks/15_plots.ipynb #60d07aca
 def save_figure(
     figure,
@@ -183,3 +244,69 @@ def save_figure(
         figure.savefig(paths[0], metadata={'Date': None})
         figure.savefig(paths[1], dpi=160, metadata={'Software': None})
     return paths
+
+# %% ../notebooks/15_plots.ipynb #999d6786
+def filter_funnel(table: pd.DataFrame): # a row a filter, beginning with "collected"; a column a kind, and "all"
+    "A lying bar for each filter: how many records of which kind are left."
+    if table.empty or not table['all'].iloc[0]: raise AgentkitError('no records in the table: nothing to draw')
+    import seaborn as sns
+    kinds, left = table.drop(columns='all'), table['all']
+    figure, axes = _figure(7.2, 1.3 + .42 * len(table))
+    start = left * 0
+    for kind, colour in zip(kinds, sns.color_palette('colorblind', kinds.shape[1])):
+        axes.barh(table.index, kinds[kind], left=start, color=colour, height=.68, label=KIND_NAMES.get(kind, kind))
+        start = start + kinds[kind]
+    for i, (n, gone) in enumerate(zip(left, left.shift(fill_value=left.iloc[0]) - left)):
+        axes.text(n + left.iloc[0] * .012, i, f'{n:,}' + (f'  (−{gone:,})' if gone else ''), va='center', fontsize=7.5)
+    axes.set(xlabel='records', xlim=(0, left.iloc[0] * 1.16))
+    axes.invert_yaxis()
+    axes.grid(axis='y', visible=False)
+    axes.legend(fontsize=7.5, frameon=False, ncols=min(6, kinds.shape[1]), loc='lower left', bbox_to_anchor=(0, 1))
+    return figure
+
+# %% ../notebooks/15_plots.ipynb #c4819a4b
+def calibration_plot(
+    c, # a `Calibration`
+):
+    "The confusion table of a judge, and the share of good cases at each rating with 95 % intervals."
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+    if c.judged.empty: raise AgentkitError(f'{c.judge} judged none of {len(c.rows)} cases: nothing to draw')
+    plt.close(_figure()[0]) # sets the style
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4), layout='constrained', width_ratios=(1, 1.35))
+    plt.close(figure)
+    words = {True: 'good', False: 'bad'} if c.info.get('threshold') is not None else {1.: 'first', .5: 'tie', 0.: 'second'} if c.rows['consistent'].notna().any() else {}
+    table, scores, s = c.table.rename(index=words, columns=words), c.by_score, c.summary
+    sns.heatmap(table, annot=True, fmt='d', cmap='Blues', cbar=False, square=True, linewidths=1, ax=left)
+    left.set(xlabel='the judge says', ylabel='truth')
+    right.errorbar(scores['value'], scores['rate'], yerr=_errors(scores.rename(columns=dict(rate='success'))), marker='o', capsize=3, color=AFTER)
+    for r in scores.itertuples(): right.annotate(f'{r.good:g}/{r.n}', (r.value, r.rate), textcoords='offset points', xytext=(7, -9), fontsize=7)
+    right.axhline(c.judged['truth'].astype(float).mean(), color=BOUNDS['random'], linestyle='--', linewidth=1.2, label='all cases')
+    _rate_axis(right)
+    right.set(xlabel='rating' if c.judged['rating'].notna().any() else 'score', ylabel='truly good', xticks=scores['value'])
+    right.margins(x=.12)
+    right.legend(frameon=True, fontsize=8, loc='lower right')
+    known = '' if s['kappa_low'] is None else f" ({s['kappa_low']:.2f} to {s['kappa_high']:.2f})"
+    figure.suptitle(f"{c.judge}: κ = " + ('not defined' if s['kappa'] is None else f"{s['kappa']:.2f}{known}") + f", {s['unjudged'] + s['failed']} of {s['n']} without a verdict", fontsize=9)
+    return figure
+
+# %% ../notebooks/15_plots.ipynb #a934fce5
+def reliability_plot(
+    tables: dict, # name → a table from `responses.reliability`
+):
+    "The share of correct answers over the confidence, a panel a name, with 95 % intervals."
+    import matplotlib.pyplot as plt
+    if not tables: raise AgentkitError('no table: nothing to draw')
+    plt.close(_figure()[0]) # sets the style
+    figure, panels = plt.subplots(1, len(tables), figsize=(3.5 * len(tables) + .4, 3.5), layout='constrained', squeeze=False, sharey=True)
+    plt.close(figure)
+    for axes, (name, t) in zip(panels[0], tables.items()):
+        axes.plot([0, 1], [0, 1], color=BOUNDS['random'], linestyle='--', linewidth=1.2)
+        axes.errorbar(t['confidence'], t['accuracy'], yerr=_errors(t.rename(columns=dict(accuracy='success'))), fmt='none', ecolor=AFTER, capsize=3, alpha=.7)
+        axes.scatter(t['confidence'], t['accuracy'], s=18 + 160 * t['n'] / t['n'].sum(), color=AFTER, zorder=3)
+        for r in t.itertuples(): axes.annotate(f'{r.n:g}', (r.confidence, r.accuracy), textcoords='offset points', xytext=(-7, 6 if r.accuracy < .9 else -12), ha='right', fontsize=7)
+        gap = float((t['n'] * (t['confidence'] - t['accuracy']).abs()).sum() / t['n'].sum())
+        axes.set(xlim=(-.03, 1.05), ylim=(-.03, 1.08), xlabel='confidence', aspect='equal')
+        axes.set_title(f'{name}\ncalibration error {gap:.2f}', fontsize=9)
+    panels[0][0].set_ylabel('share of correct answers')
+    return figure

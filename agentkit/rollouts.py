@@ -74,7 +74,7 @@ def play(policy, pool: EnvPool, task: Task, seed=0, limits=Limits(), attempts: i
         except WorkerError as e:
             if not left: return Trajectory(task, policy.name, seed, '', termination='error', error=str(e).splitlines()[0])
 
-# %% ../notebooks/05_rollouts.ipynb #5e11b06e
+# %% ../notebooks/05_rollouts.ipynb #8e4462c0
 def episode_key(t: Trajectory) -> tuple: return (t.task.id, t.policy, t.seed)
 
 def read_trajectories(path) -> list[Trajectory]:
@@ -99,6 +99,7 @@ def run_many(
     done = {episode_key(t): t for t in read_trajectories(journal) if t.task == wanted.get(t.task.id)} if journal else {}
     missing = [(t, s) for t, s in todo if (t.id, policy.name, s) not in done]
     if missing:
+        getattr(policy, 'check', lambda: None)() # a missing key, an unknown model or a dead server is an error before the first episode
         own = pool is None
         pool = pool or EnvPool(tasks[0].env)
         try:

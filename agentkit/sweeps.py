@@ -6,14 +6,14 @@
 __all__ = ['PLAN_KEYS', 'parameters', 'check_parameters', 'Cell', 'read_plan', 'plan_cells', 'finish', 'execute', 'run_cell',
            'sweep', 'collect', 'read_table']
 
-# %% ../notebooks/17_sweeps.ipynb #efb85590
-import itertools, json, os, sys
+# %% ../notebooks/17_sweeps.ipynb #c55918e4
+import itertools, json, os, re, sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
 from .core import AgentkitError, Journal, digest, need, path_of, read_json, root, settings, write_json, write_text
-from .tracking import stamp
+from .tracking import check_tracking, stamp, to_mlflow
 
 # %% ../notebooks/17_sweeps.ipynb #8f940d64
 def parameters(
@@ -33,7 +33,7 @@ def check_parameters(notebook, params: dict):
     wrong = sorted(set(params) - set(known))
     if wrong: raise AgentkitError(f'{Path(notebook).name} has no parameter {", ".join(map(repr, wrong))}; it takes: {", ".join(known)}')
 
-# %% ../notebooks/17_sweeps.ipynb #abc762eb
+# %% ../notebooks/17_sweeps.ipynb #c67ca8b9
 @dataclass(frozen=True)
 class Cell:
     "One run of a sweep."
@@ -42,13 +42,18 @@ class Cell:
     params: dict
 
     @property
-    def run(self) -> str: return digest(self.notebook.name, self.params, n=10)
+    def told(self) -> dict:
+        "The parameters as they are written down: a model's name without the address of its server."
+        return {k: re.sub(r'@https?://\S+', '', v) if isinstance(v, str) else v for k, v in self.params.items()}
+
+    @property
+    def run(self) -> str: return digest(self.notebook.name, self.told, n=10)
 
     @property
     def folder(self) -> Path: return path_of('results', self.experiment, self.run)
 
     @property
-    def label(self) -> str: return ', '.join(f'{k}={v}' for k, v in self.params.items())
+    def label(self) -> str: return ', '.join(f'{k}={v}' for k, v in self.told.items())
 
 # %% ../notebooks/17_sweeps.ipynb #ef0d6be1
 PLAN_KEYS = ('experiment', 'notebook', 'report', 'fixed', 'cells', 'grid', 'report_parameters')
@@ -78,7 +83,7 @@ def plan_cells(plan: dict, override: dict = {}) -> list[Cell]:
     for c in cells: check_parameters(c.notebook, c.params)
     return cells
 
-# %% ../notebooks/17_sweeps.ipynb #2052cbc8
+# %% ../notebooks/17_sweeps.ipynb #07bad377
 def finish(
     out, # the run's folder, as the parameter `out`
     rows: list[dict], # the conditions this run measured, a dictionary each
@@ -87,7 +92,8 @@ def finish(
 ) -> dict:
     "Write the result of a run; the same content again is harmless."
     if not rows: raise AgentkitError('a run needs at least one row of results')
-    tables = {k: pd.DataFrame(t).to_dict('records') for k, t in tables.items()}
+    frames = {k: pd.DataFrame(t).astype(object) for k, t in tables.items()}
+    tables = {k: f.where(f.notna(), None).to_dict('records') for k, f in frames.items()} # JSON has no NaN
     result = dict(format='agentkit-result', version=1, rows=list(rows), timings=list(timings), tables=tables)
     if out: write_json(Path(out)/'result.json', result)
     return result
@@ -98,14 +104,14 @@ def execute(notebook, out, params: dict, log=None):
     need('papermill', 'lab').execute_notebook(str(notebook), str(out), params, cwd=str(root()), kernel_name='python3', progress_bar=False,
         request_save_on_cell_execute=False, stdout_file=log, stderr_file=log)
 
-# %% ../notebooks/17_sweeps.ipynb #be79e067
+# %% ../notebooks/17_sweeps.ipynb #a721b339
 def run_cell(cell: Cell, progress: bool = True) -> dict:
     "Run the notebook of a cell, unless its result is there already; the status row."
     result = cell.folder/'result.json'
     if result.is_file(): return dict(run=cell.run, status='ok', error='', skipped=True)
     pm = need('papermill', 'lab')
     cell.folder.mkdir(parents=True, exist_ok=True)
-    write_json(cell.folder/'params.json', cell.params)
+    write_json(cell.folder/'params.json', cell.told)
     write_json(cell.folder/'stamp.json', stamp())
     status = dict(run=cell.run, status='ok', error='', skipped=False)
     try:
@@ -116,7 +122,7 @@ def run_cell(cell: Cell, progress: bool = True) -> dict:
     write_json(cell.folder/'status.json', status)
     return status
 
-# %% ../notebooks/17_sweeps.ipynb #c54a1898
+# %% ../notebooks/17_sweeps.ipynb #40ef3623
 def sweep(
     cells: list[Cell],
     jobs: int | None = None, # cells at the same time; None: as in settings.ini
@@ -124,6 +130,7 @@ def sweep(
     progress: bool = True,
 ) -> pd.DataFrame:
     "Run all cells and write `results/<experiment>/summary.csv` and its companions; the summary."
+    tracked = check_tracking()
     if fresh:
         for c in cells: (c.folder/'result.json').unlink(missing_ok=True)
     jobs = jobs or int(settings()['sweeps']['jobs'])
@@ -135,15 +142,17 @@ def sweep(
         if progress: print(f'[{i}/{len(cells)}] {"already there" if status["skipped"] else status["status"]}{" · " + status["error"] if status["error"] else ""}', file=sys.stderr, flush=True)
         return status
     with ThreadPoolExecutor(jobs) as threads: statuses = list(threads.map(run, enumerate(cells, 1)))
-    return collect(cells, statuses)
+    summary = collect(cells, statuses)
+    if tracked: to_mlflow(cells[0].experiment)
+    return summary
 
-# %% ../notebooks/17_sweeps.ipynb #83e8512e
+# %% ../notebooks/17_sweeps.ipynb #ba0a8f1c
 def collect(cells: list[Cell], statuses: list[dict]) -> pd.DataFrame:
     "Write the tables of an experiment from its run folders: summary.csv, timings.csv, and one for each further table."
     out = {'summary': [], 'timings': []}
     def row(about, measured): return {**about, **{k: v for k, v in measured.items() if k not in about}} # a parameter's name always means the parameter
     for cell, s in zip(cells, statuses):
-        about = dict(run=cell.run, **cell.params)
+        about = dict(run=cell.run, **cell.told)
         if s['status'] != 'ok':
             out['summary'].append({**about, 'status': 'failed', 'error': s['error']})
             continue

@@ -49,7 +49,7 @@ def check_tasks(
     if twice: raise AgentkitError(f'{where}: {len(twice)} ids occur more than once, e.g. {twice[0]!r}')
     return tasks
 
-# %% ../notebooks/01_tasks.ipynb #7d40d867
+# %% ../notebooks/01_tasks.ipynb #62ac58e8
 def hub_tasks(
     path: str, # hub name or local folder, for `datasets.load_dataset`
     env: str, # the environment that plays the tasks
@@ -57,7 +57,7 @@ def hub_tasks(
     id_column: str | None = None, # the column with ids; None numbers the rows
 ) -> list[Task]:
     "The rows of a Hugging Face data set as tasks."
-    rows = need('datasets', 'train').load_dataset(path, split=split)
+    rows = need('datasets', 'hub').load_dataset(path, split=split)
     if id_column and id_column not in rows.column_names:
         raise AgentkitError(f'{path} has no column {id_column!r}; it has: {", ".join(rows.column_names)}')
     return check_tasks([task_from_dict({**r, 'id': str(r[id_column]) if id_column else f'{split}/{i:06d}'}, env, split)

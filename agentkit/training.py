@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'END', 'SPECIAL', 'TEMPLATE', 'SIZES', 'SPREAD', 'SERVED', 'SMOLLM2', 'CHECKPOINT_SECONDS', 'check_row',
-           'learned', 'fit_tokenizer', 'make_nano', 'write_gguf', 'find_smollm2', 'make_base', 'Encoded', 'encode',
-           'TrainConfig', 'plan', 'attention', 'batch_loss', 'Trained', 'finetune', 'LocalJob', 'LocalProvider']
+           'learned', 'fit_tokenizer', 'make_nano', 'find_smollm2', 'make_base', 'Encoded', 'encode', 'TrainConfig',
+           'plan', 'attention', 'batch_loss', 'Trained', 'finetune', 'quantize', 'LocalJob', 'LocalProvider']
 
 # %% ../notebooks/09_training.ipynb #604f5b63
 import os
 os.environ.setdefault('GOMP_SPINCOUNT', '10000') # read when torch is loaded: threads that spin for long make training several times slower when a core is shared
 
-# %% ../notebooks/09_training.ipynb #4ccd88e2
+# %% ../notebooks/09_training.ipynb #0f06367e
 import dataclasses, fcntl, functools, hashlib, importlib.metadata, importlib.util, json, math, re, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from dspy.clients.utils_finetune import TrainingStatus
 from tqdm.auto import tqdm
 from .core import AgentkitError, Journal, digest, need, path_of, read_json, rng, write_text
 from .datasets import episode_rows, rename
+from .weights import known_type, tensor_types, write_gguf, write_gguf_adapter
 from .serving import file_sha256, local_lm, model_dir, read_card, stop_servers, write_card
 
 # %% ../notebooks/09_training.ipynb #1bac7637
@@ -73,7 +74,7 @@ def _new_llama(tokenizer, size, seed, context):
         torch.manual_seed(seed)
         return transformers.LlamaForCausalLM(config)
 
-# %% ../notebooks/09_training.ipynb #3f9061e2
+# %% ../notebooks/09_training.ipynb #36798a13
 def _build(id, fill, recipe=''):
     "The directory of model `id`; when it does not exist, `fill(folder)` makes its files and gives the facts for its card."
     target = path_of('data', 'models', id)
@@ -95,6 +96,8 @@ def _hf():
     hf = need('transformers', 'train')
     hf.utils.logging.disable_progress_bar()
     return hf
+
+SERVED = {'nano': 'f16'} # how the weights of a family are stored for serving; others: q8_0
 
 def _save(model, tokenizer, folder, outtype):
     _hf() # quiet
@@ -119,89 +122,6 @@ def make_nano(
         _save(_new_llama(tokenizer, size, seed, context), tokenizer, folder, SERVED['nano'])
         return dict(family='nano', base='', trained=False, steps=0, size=size, seed=seed)
     return _build(f'nano-base-{digest(texts, seed, SIZES[size], SPREAD, vocabulary, context)}', fill).name
-
-# %% ../notebooks/09_training.ipynb #c336ddc4
-SERVED = {'nano': 'f16'} # how the weights of a family are stored for serving; others: q8_0
-
-def _pre(spec):
-    "llama.cpp's name for the way a tokenizer cuts text before BPE."
-    steps = (spec['pre_tokenizer'] or {}).get('pretokenizers', [spec['pre_tokenizer']])
-    kinds = [s['type'] for s in steps if s]
-    if spec['model']['type'] == 'BPE' and kinds == ['ByteLevel'] and steps[0]['use_regex']: return 'gpt-2'
-    if spec['model']['type'] == 'BPE' and kinds == ['Digits', 'ByteLevel'] and steps[0]['individual_digits']: return 'smollm'
-    raise AgentkitError(f'no GGUF export for a {spec["model"]["type"]} tokenizer with {" + ".join(kinds)}: convert the model with llama.cpp and serve the .gguf file')
-
-def _add_tokenizer(w, folder):
-    gguf = need('gguf', 'train')
-    spec, config = json.loads((folder/'tokenizer.json').read_text()), read_json(folder/'tokenizer_config.json')
-    kinds = {t['content']: gguf.TokenType.CONTROL if t['special'] else gguf.TokenType.USER_DEFINED for t in spec['added_tokens']}
-    ids = {**spec['model']['vocab'], **{t['content']: t['id'] for t in spec['added_tokens']}}
-    tokens = sorted(ids, key=ids.get)
-    w.add_tokenizer_model('gpt2')
-    w.add_tokenizer_pre(_pre(spec))
-    w.add_token_list(tokens)
-    w.add_token_types([kinds.get(t, gguf.TokenType.NORMAL) for t in tokens])
-    w.add_token_merges([m if isinstance(m, str) else ' '.join(m) for m in spec['model']['merges']])
-    for name, add in (('eos', w.add_eos_token_id), ('bos', w.add_bos_token_id), ('pad', w.add_pad_token_id), ('unk', w.add_unk_token_id)):
-        if (token := config.get(f'{name}_token')) is not None: add(ids[token if isinstance(token, str) else token['content']])
-    w.add_eot_token_id(ids[config['eos_token'] if isinstance(config['eos_token'], str) else config['eos_token']['content']])
-    w.add_add_bos_token(False)
-    w.add_chat_template(config['chat_template'] if 'chat_template' in config else (folder/'chat_template.jinja').read_text())
-
-# %% ../notebooks/09_training.ipynb #4198379a
-_PARTS = {'self_attn.q_proj': 'attn_q', 'self_attn.k_proj': 'attn_k', 'self_attn.v_proj': 'attn_v', 'self_attn.o_proj': 'attn_output', 'mlp.gate_proj': 'ffn_gate',
-    'mlp.up_proj': 'ffn_up', 'mlp.down_proj': 'ffn_down', 'input_layernorm': 'attn_norm', 'post_attention_layernorm': 'ffn_norm'}
-_OTHER = {'model.embed_tokens.weight': 'token_embd.weight', 'model.norm.weight': 'output_norm.weight', 'lm_head.weight': 'output.weight'}
-
-def _gguf_name(name):
-    if name in _OTHER: return _OTHER[name]
-    layer, part = name.removeprefix('model.layers.').removesuffix('.weight').split('.', 1)
-    return f'blk.{layer}.{_PARTS[part]}.weight'
-
-def _gguf_tensors(folder, config):
-    "Name and float32 array of every tensor, as llama.cpp wants them."
-    heads = {'attn_q': config['num_attention_heads'], 'attn_k': config['num_key_value_heads']}
-    for name, tensor in need('safetensors.torch', 'train').load_file(folder/'model.safetensors').items():
-        name, a = _gguf_name(name), tensor.float().numpy()
-        n = heads.get(name.split('.')[-2])
-        yield name, a.reshape(n, 2, -1, a.shape[1]).swapaxes(1, 2).reshape(a.shape) if n else a
-
-# %% ../notebooks/09_training.ipynb #30903be1
-def _add_settings(w, config):
-    rope = config.get('rope_parameters') or config
-    w.add_context_length(config['max_position_embeddings'])
-    w.add_embedding_length(config['hidden_size'])
-    w.add_feed_forward_length(config['intermediate_size'])
-    w.add_block_count(config['num_hidden_layers'])
-    w.add_head_count(config['num_attention_heads'])
-    w.add_head_count_kv(config['num_key_value_heads'])
-    w.add_layer_norm_rms_eps(config['rms_norm_eps'])
-    w.add_rope_freq_base(rope['rope_theta'])
-    w.add_rope_dimension_count(config['hidden_size'] // config['num_attention_heads'])
-    w.add_vocab_size(config['vocab_size'])
-
-def write_gguf(
-    folder, # a Hugging Face model directory of the Llama architecture
-    outtype: str = 'f16', # f32, f16, q8_0 or q4_0
-    out=None, # default: model.gguf in the same directory
-) -> Path:
-    "Write the model as GGUF for llama.cpp."
-    gguf, folder = need('gguf', 'train'), Path(folder)
-    config, out = read_json(folder/'config.json'), Path(out or folder/'model.gguf')
-    if config['architectures'] != ['LlamaForCausalLM']: raise AgentkitError(f'GGUF export knows the Llama architecture only, {folder.name} is {config["architectures"]}: convert it with llama.cpp')
-    if outtype.upper() not in ('F32', 'F16', 'Q8_0', 'Q4_0'): raise AgentkitError(f'unknown outtype {outtype!r}; known: f32, f16, q8_0, q4_0')
-    kind = gguf.GGMLQuantizationType[outtype.upper()]
-    w = gguf.GGUFWriter(out.with_suffix('.tmp'), 'llama')
-    _add_settings(w, config)
-    _add_tokenizer(w, folder)
-    for name, a in _gguf_tensors(folder, config):
-        k = gguf.GGMLQuantizationType.F32 if a.ndim == 1 else kind
-        w.add_tensor(name, gguf.quants.quantize(a, k), raw_dtype=k)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
-    return out.with_suffix('.tmp').replace(out)
 
 # %% ../notebooks/09_training.ipynb #3a76e538
 SMOLLM2 = 'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53'
@@ -461,7 +381,7 @@ class _Loop:
                 bar.update()
                 if time.time() - self.saved > CHECKPOINT_SECONDS: self.save()
 
-# %% ../notebooks/09_training.ipynb #b5bb05c4
+# %% ../notebooks/09_training.ipynb #5de5dd57
 def _student(folder, config):
     "The model to train, with adapters if it gets some."
     torch, hf = need('torch', 'train'), _hf()
@@ -486,13 +406,14 @@ def finetune(
     if not rows: raise AgentkitError('there are 0 rows to train on: loosen the filter or collect more episodes')
     source = model_dir(make_nano(rows) if base.removeprefix('local/') == 'nano' else base)
     card = read_card(source)
+    if 'quantised' in card: raise AgentkitError(f'{card["id"]} holds {card["quantised"]["type"]} weights for serving only: train {card["quantised"]["of"]}')
     config = config or TrainConfig.of(card['family'])
     recipe = digest(card['weights_sha256'], [r['messages'] for r in rows], dataclasses.asdict(config))
     path = _build(out_id or f'{card["family"]}-{recipe}', functools.partial(_train, source, card, rows, config, progress), recipe)
     if read_card(path)['recipe'] != recipe: raise AgentkitError(f'the model {path.name} exists and was made otherwise: choose another out_id, or delete {path}')
     return Trained(path.name, path)
 
-# %% ../notebooks/09_training.ipynb #cf38b8d9
+# %% ../notebooks/09_training.ipynb #1ae3f481
 def _train(source, card, rows, config, progress, folder):
     "Fill the folder of a new model; the facts for its card."
     torch, tokenizer = need('torch', 'train'), _hf().AutoTokenizer.from_pretrained(source)
@@ -504,14 +425,42 @@ def _train(source, card, rows, config, progress, folder):
         return encode(rename(rows[i], config.rename, rng('rename', config.seed, epoch, i)), tokenizer, config.max_length)
     loop.run([len(e.ids) for e in encoded], row, progress)
     losses = Journal(folder/'losses.jsonl').rows()
-    if config.lora_rank: model = adapted.float().merge_and_unload()
+    if config.lora_rank:
+        _save_adapter(adapted.float(), source, card['id'], folder/'adapter')
+        model = adapted.merge_and_unload()
     _save(model.to('cpu', torch.float32 if card['family'] == 'nano' else torch.float16), tokenizer, folder, SERVED.get(card['family'], 'q8_0'))
     loop.file.unlink(missing_ok=True)
     return dict(family=card['family'], base=card['id'], base_weights_sha256=card['weights_sha256'], trained=True, steps=loop.step, config=dataclasses.asdict(config), device=loop.device, dtype=str(loop.dtype),
         rows=len(rows), rows_digest=digest([r['messages'] for r in rows]), cut=sum(e.cut for e in encoded), tokens=sum(r['tokens'] for r in losses),
         seconds=round(sum(r['seconds'] for r in losses), 1), losses=dict(first=losses[0]['loss'], last=losses[-1]['loss']))
 
-# %% ../notebooks/09_training.ipynb #7b81f798
+# %% ../notebooks/09_training.ipynb #e00922ba
+def _save_adapter(adapted, source, base, folder):
+    "Keep the adapter by itself, for peft and vLLM and, as GGUF, for llama.cpp."
+    adapted.peft_config['default'].base_model_name_or_path = base # peft would write a path of this machine
+    adapted.save_pretrained(folder, save_embedding_layers=False) # otherwise peft looks for the base on the network
+    (folder/'README.md').unlink(missing_ok=True) # a form to fill in; the card is card.json
+    write_gguf_adapter(folder, source)
+
+# %% ../notebooks/09_training.ipynb #534bb37e
+def quantize(
+    model: str, # an id, or anything `model_dir` knows
+    type: str, # f32, f16, q8_0, q4_0 or q4_k_m
+) -> str:
+    "Export a model in another type and give the new id; an export that is there is found."
+    type, source = known_type(type), model_dir(model)
+    card = read_card(source)
+    if 'quantised' in card: raise AgentkitError(f'{card["id"]} is an export itself: quantize {card["quantised"]["of"]}')
+    def fill(folder):
+        path = write_gguf(source, type, folder/'model.gguf')
+        own = ('format', 'version', 'id', 'recipe', 'versions', 'gguf_sha256', 'adapter_sha256')
+        return {**{k: v for k, v in card.items() if k not in own}, 'quantised': dict(of=card['id'], type=type, bytes=path.stat().st_size, tensors=tensor_types(path))}
+    recipe = digest(card['weights_sha256'], type)
+    path = _build(f'{source.name}-{type}', fill, recipe)
+    if read_card(path)['recipe'] != recipe: raise AgentkitError(f'{path.name} was made from other weights of {source.name}: delete {path}')
+    return path.name
+
+# %% ../notebooks/09_training.ipynb #6eddcb00
 class LocalJob(TrainingJob):
     "A fine-tuning in a thread of this process."
     def status(self) -> TrainingStatus:
@@ -540,3 +489,9 @@ class LocalProvider(Provider):
         name = make_nano(rows, seed=options.get('seed', 0)) if model == 'local/nano' else model
         config = TrainConfig.of(read_card(model_dir(name))['family'], **options)
         return f'local/{finetune(name, rows, config).id}'
+
+    def card(self, model: str) -> dict: return read_card(model_dir(model))
+
+    def losses(self, model: str):
+        "The losses of its training, as a table."
+        return Trained(model, model_dir(model)).losses

@@ -2,12 +2,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from agentkit.cli import main
 
-COMMANDS = ('games', 'evaluate', 'distill', 'sweep', 'report', 'play')
+COMMANDS = ('games', 'evaluate', 'distill', 'optimize', 'export', 'quantize', 'sweep', 'report', 'mlflow', 'play')
 
 
 @pytest.mark.parametrize('command', COMMANDS)
@@ -64,3 +65,26 @@ def test_distill_for_machines_and_then_evaluate(results):
     assert said['rows'] == 3 and said['card']['trained']
     played = run('evaluate', '--env', 'corridor', '--policy', said['policy'], '--tasks', '2')
     assert json.loads(played.stdout)['summary']['policy'] == said['policy']
+    again = run('evaluate', '--env', 'corridor', '--policy', str(Path(said['out'])/'agent.json'), '--tasks', '2')
+    assert json.loads(again.stdout)['by_kind'][0]['wins'] == json.loads(played.stdout)['by_kind'][0]['wins']
+
+
+def test_export_writes_rows_for_other_trainers(capsys, results, tmp_path):
+    from agentkit.datasets import load_export, write_rows
+    turns = [dict(role='user', content='Go.'), dict(role='assistant', content='forward', loss=True)]
+    write_rows(tmp_path/'rows.jsonl', [dict(messages=turns), dict(messages=turns + [dict(role='user', content='On.'), dict(role='assistant', content='left', loss=True, instead='right')])])
+    assert main(['export', str(tmp_path/'rows.jsonl'), '--format', 'openai', '--json']) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told['rows'] == 3 and told['learned'] == 'some' and told['out'] == str(tmp_path/'rows.openai.jsonl') and len(load_export(told['out'], 'openai')) == 3
+    assert main(['export', str(tmp_path/'rows.jsonl'), '--format', 'trl']) == 2 and 'use trl-completion or openai' in capsys.readouterr().err
+    assert main(['export', str(tmp_path/'rows.jsonl'), '--format', 'alpaca', '--steps']) == 0 and 'the last answer of each row is learned' in capsys.readouterr().out
+    assert main(['export', str(tmp_path/'nothing.jsonl'), '--format', 'openai']) == 2 and 'no rows' in capsys.readouterr().err
+
+
+def test_distill_at_a_provider_costs_only_what_was_agreed(capsys, results):
+    from agentkit.providers import PracticeServer
+    with PracticeServer(.1) as server:
+        argv = ['distill', '--env', 'corridor', '--tasks', '6', '--student', f'openai/gpt-4o-mini-2024-07-18@{server.url}', '--teacher', 'expert']
+        assert main(argv) == 2 and 'nothing was sent' in capsys.readouterr().err and server.files == {}
+        assert main([*argv, '--max-dollars', '1', '--epochs', '1']) == 0
+        assert f'@{server.url}' in capsys.readouterr().out and len(server.jobs) == 1

@@ -69,3 +69,20 @@ def test_the_study_in_small(tmp_path, results):
     card = (results/'small/MODEL_CARD.md').read_text()
     assert summary['model'].dropna().iloc[-1] in card or summary['model'].dropna().iloc[-2] in card
     assert 'agents.brief' in card
+
+
+def test_fewer_bits_in_small(tmp_path, results):
+    "The committed notebooks on the smallest world: one student in three types; the table, the pairs and the figure come out of the report."
+    folder = ROOT/'notebooks/experiments'
+    full = yaml.safe_load((folder/'quantised.yaml').read_text())
+    plan = dict(experiment='small', notebook=str(folder/full['notebook']), report=str(folder/full['report']), fixed=dict(env='corridor', eval_tasks=4, tasks=4, epochs=20, measurements=1), grid=dict(stored=full['grid']['stored']))
+    (tmp_path/'small.yaml').write_text(yaml.safe_dump(plan))
+    done = subprocess.run([sys.executable, '-m', 'agentkit.cli', 'sweep', str(tmp_path/'small.yaml'), '--json'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary, timings = read_table('small'), read_table('small', 'timings')
+    assert list(summary['stored']) == ['f16', 'q8_0', 'q4_0'] and summary['bytes'].is_monotonic_decreasing
+    assert summary['model'].str.replace('-(f16|q8_0|q4_0)$', '', regex=True).nunique() == 1, 'one student'
+    assert timings['writing'].gt(0).all() and timings['reading'].gt(0).all()
+    assert len(read_table('small', 'episodes')) == 3 * 4
+    assert {p.name for p in (tmp_path/'figures').iterdir()} == {'small__bits.svg', 'small__bits.png'}
+    assert (results/'quickstart/demonstrations.jsonl').is_file() and len(list(results.glob('small/*/result.json'))) == 3

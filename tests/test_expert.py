@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agentkit.core import AgentkitError, read_json, rng, transcript
-from agentkit.envs.alfworld_expert import ORDER, WORDINGS, Goal, believe, expert, read_goal, search_order
+from agentkit.envs.alfworld_expert import ORDER, WORDINGS, Goal, believe, expert, progress, read_goal, search_order
 from agentkit.envs.engine import Game
 from agentkit.envs.games import build_game
 
@@ -181,6 +181,23 @@ def test_when_everything_was_seen_the_oldest_look_is_repeated():
         action = ask('put a pen in shelf', seen + visits)
         visits.append(see(action.removeprefix('go to ')))
     assert Counter(a for a, _ in visits) == {f'go to {p}': 2 for p in order}
+
+
+# Progress
+
+def old(step): return tuple(re.sub(r'move (.*) to (.*)', r'put \1 in/on \2', t) for t in step)
+
+@pytest.mark.parametrize('goal,story,reached', [
+    ('put a mug in shelf', [take('mug 1', 'desk 1'), move('mug 1', 'shelf 1')], [0, 1/2, 1]),
+    ('put a mug in shelf', [take('cup 1', 'desk 1'), move('cup 1', 'shelf 1')], [0, 0, 0]),
+    ('put a hot mug in shelf', [take('mug 1', 'desk 1'), change('heat', 'mug 1', 'microwave 1'), move('mug 1', 'shelf 1')], [0, 1/3, 2/3, 1]),
+    ('put a hot mug in shelf', [take('mug 1', 'desk 1'), change('heat', 'mug 1', 'microwave 1'), change('cool', 'mug 1', 'fridge 1'), move('mug 1', 'shelf 1')], [0, 1/3, 2/3, 2/3, 2/3]),
+    ('put two mug in shelf', [take('mug 1', 'desk 1'), move('mug 1', 'shelf 1'), take('mug 2', 'desk 1'), move('mug 2', 'shelf 1')], [0, 1/4, 1/2, 3/4, 1]),
+    ('examine the mug with the desklamp', [take('mug 1', 'desk 1'), ('use desklamp 1', 'You turn on the desklamp 1.')], [0, 1/2, 1]),
+    ('put a mug in shelf', [('take mug 1 from desk 1', 'Nothing happens.')], [0, 0])])
+@pytest.mark.parametrize('wording', [tuple, old])
+def test_progress_counts_what_was_reached(goal, story, reached, wording):
+    assert [progress(f'{ROOM}{goal}.', transcript([wording(s) for s in story[:n]])) for n in range(len(story) + 1)] == pytest.approx(reached)
 
 
 @pytest.mark.parametrize('seed', range(20))

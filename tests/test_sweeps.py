@@ -1,4 +1,5 @@
 "Sweeps: refused before they start, resumed after a kill, honest about failures."
+import dataclasses
 import json
 import os
 import signal
@@ -99,3 +100,13 @@ def test_killed_in_the_middle_ends_with_the_same_table(tmp_path, results, monkey
     monkeypatch.setenv('AGENTKIT_PATHS_RESULTS', str(tmp_path/'undisturbed'))
     undisturbed = sweep(plan_cells(read_plan(plan(tmp_path, DOUBLE))), progress=False)
     pd.testing.assert_frame_equal(resumed.drop(columns='error'), undisturbed.drop(columns='error'), check_dtype=False)
+
+
+def test_an_address_reaches_the_notebook_and_nothing_else(tmp_path, results):
+    notebook(tmp_path/'n.ipynb', "from agentkit.sweeps import finish\nfinish(out, [dict(seen=len(x))])", defaults="x = ''  # a model\nout = ''  # the run's folder")
+    (tmp_path/'plan.yaml').write_text(yaml.safe_dump(dict(experiment='trial', notebook='n.ipynb', grid=dict(x=['openai/tiny@http://127.0.0.1:8080/v1']))))
+    here, = plan_cells(read_plan(tmp_path/'plan.yaml'))
+    table = sweep([here], progress=False)
+    assert list(table['x']) == ['openai/tiny'] and list(table['seen']) == [len('openai/tiny@http://127.0.0.1:8080/v1')]
+    assert '8080' not in here.label + (here.folder/'params.json').read_text() + (results/'trial/summary.csv').read_text()
+    assert dataclasses.replace(here, params=dict(x='openai/tiny@http://127.0.0.1:9090/v1')).run == here.run, 'the same model behind another address is the same condition'

@@ -231,7 +231,7 @@ def test_an_answer_beside_the_conversation_counts_as_in_a_row_of_its_own(base, t
 
 def test_an_adapter_is_merged(base):
     t = finetune(base, ROWS, dataclasses.replace(FAST, lora_rank=4), progress=False)
-    assert t.card['config']['lora_rank'] == 4 and not list(t.path.glob('adapter*'))
+    assert t.card['config']['lora_rank'] == 4 and not list(t.path.glob('adapter_*'))
     names = set(serving.need('safetensors.torch', 'train').load_file(t.path/'model.safetensors'))
     assert names == set(serving.need('safetensors.torch', 'train').load_file(serving.model_dir(base)/'model.safetensors'))
     assert t.losses.loss.iloc[-1] < t.losses.loss.iloc[0]

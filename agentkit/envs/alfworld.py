@@ -75,11 +75,12 @@ def game_path(task: Task) -> Path:
     if not folder: raise AgentkitError(f'task {task.id!r} is a real ALFWorld game: set ALFWORLD_DATA to the folder that holds {GAMES}')
     return folder/path
 
-# %% ../../notebooks/03d_envs.alfworld.ipynb #5eeac552
+# %% ../../notebooks/03d_envs.alfworld.ipynb #8800ec73
 class AlfWorld:
     "ALFWorld text games: the real ones if configured, else built ones."
     name = 'alfworld'
     expert = 'agentkit.envs.alfworld_expert:expert'
+    progress = 'agentkit.envs.alfworld_expert:progress'
 
     def __init__(self, trusted: bool = False): # open games whatever their grammar is
         self._trusted, self._game = trusted, None

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['WORDINGS', 'APPLIANCES', 'CHANGES', 'ORDER', 'LAMPS', 'NAME', 'DEED', 'LISTING', 'Goal', 'read_goal', 'type_of',
            'by_number', 'search_order', 'Beliefs', 'believe', 'reach', 'look_into', 'goal_places', 'finish', 'wanted',
-           'put_away', 'search', 'wishes', 'expert']
+           'put_away', 'search', 'wishes', 'expert', 'progress']
 
-# %% ../../notebooks/03c_envs.alfworld_expert.ipynb #c2fec763
+# %% ../../notebooks/03c_envs.alfworld_expert.ipynb #89a9f0ea
 import functools, importlib.util, re, runpy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from ..core import AgentkitError, turns
+from ..core import AgentkitError, transcript, turns
 
 # %% ../../notebooks/03c_envs.alfworld_expert.ipynb #d4da9954
 WORDINGS = dict(
@@ -85,7 +85,7 @@ def search_order(
         return thing not in _holdable().get(kind, ()), ORDER.index(kind) if kind in ORDER else len(ORDER), by_number(name)
     return sorted(receptacles, key=rank)
 
-# %% ../../notebooks/03c_envs.alfworld_expert.ipynb #0554fe44
+# %% ../../notebooks/03c_envs.alfworld_expert.ipynb #6a1d8bb0
 @dataclass
 class Beliefs:
     "What can be known from a transcript."
@@ -94,7 +94,7 @@ class Beliefs:
     seen: dict[str, int] = field(default_factory=dict) # receptacle → the step when its contents were last listed
     held: str = '' # the object in hand
     taken: int = -1 # the step when it was taken
-    changed: set[tuple[str, str]] = field(default_factory=set) # (verb, object): what was cleaned, is hot, is cool
+    changed: set[tuple[str, str]] = field(default_factory=set) # (verb, object): what was cleaned, is hot, is cool, was held when a lamp was used
     refused: set[str] = field(default_factory=set) # actions that did nothing in the present situation
 
     def did(self, n: int, verb: str, thing: str, place: str):
@@ -103,7 +103,7 @@ class Beliefs:
         if verb == 'take':
             here.discard(thing)
             self.held, self.taken = thing, n
-        elif verb == 'move':
+        elif verb in ('move', 'put'):
             here.add(thing)
             self.held = ''
         else:
@@ -114,9 +114,9 @@ class Beliefs:
         "Every known (object, receptacle) of a type."
         return [(o, r) for r in self.receptacles for o in sorted(self.inside.get(r, ()), key=by_number) if type_of(o) == thing]
 
-# %% ../../notebooks/03c_envs.alfworld_expert.ipynb #8c34f8e4
+# %% ../../notebooks/03c_envs.alfworld_expert.ipynb #5cbf0df5
 NAME = r'[a-z]+ \d+'
-DEED = re.compile(rf'(take|move|clean|heat|cool) ({NAME}) (?:from|to|with) ({NAME})')
+DEED = re.compile(rf'(take|move|put|clean|heat|cool) ({NAME}) (?:from|to|in/on|with) ({NAME})') # "put … in/on" is what "move … to" was called before ALFWorld 0.4
 LISTING = re.compile(rf'(?:On the|The) ({NAME})(?: is open\. In it)?, you see ([^.]*)\.')
 
 def believe(
@@ -132,6 +132,7 @@ def believe(
             continue
         b.refused.clear()
         if m := DEED.fullmatch(action): b.did(n, *m.groups())
+        elif b.held and action.startswith('use '): b.changed.add(('use', b.held))
         for place, things in LISTING.findall(answer):
             b.inside[place], b.seen[place] = set(re.findall(NAME, things)), n
     return b
@@ -207,3 +208,23 @@ def expert(
     goal, b = read_goal(task), believe(task, trajectory)
     allowed = set(possible_actions) - b.refused
     return next((w for w in chain(wishes(goal, b), ['look']) if w in allowed), possible_actions[0])
+
+# %% ../../notebooks/03c_envs.alfworld_expert.ipynb #4cadd0e4
+def _reached(goal, b):
+    "How many sub-goals hold now, of how many."
+    right = bool(b.held) and type_of(b.held) == goal.thing
+    def ready(o): return not goal.change or (goal.change, o) in b.changed
+    there = [o for o, r in b.where(goal.thing) if type_of(r) == goal.place and ready(o)]
+    if goal.look: return right + (right and ('use', b.held) in b.changed), 2
+    if goal.two: return min(4, 2 * len(there) + right), 4
+    parts = 2 + bool(goal.change)
+    return parts if there else right + (right and bool(goal.change) and ready(b.held)), parts
+
+def progress(
+    task: str, # the first observation, with the goal
+    trajectory: str, # what happened since, as a transcript
+) -> float:
+    "The largest share of the goal's sub-goals, 0–1, that held at any time."
+    goal, told = read_goal(task), turns(trajectory)
+    shares = [n / of for i in range(len(told) + 1) for n, of in [_reached(goal, believe(task, transcript(told[:i])))]]
+    return max(shares)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENVIRONMENTS', 'Observation', 'Environment', 'Corridor', 'walk', 'target_of', 'resolve', 'make_env', 'list_tasks',
-           'find_expert', 'WorkerError', 'Worker', 'Served', 'Remote', 'EnvPool']
+           'find_expert', 'find_progress', 'WorkerError', 'Worker', 'Served', 'Remote', 'EnvPool']
 
 # %% ../../notebooks/03_envs.base.ipynb #5eab4fc4
 import contextlib, dataclasses, importlib, json, os, queue, selectors, signal, subprocess, sys, threading, time, weakref
@@ -79,7 +79,7 @@ def resolve(target: str):
     try: return getattr(importlib.import_module(module), name)
     except (ModuleNotFoundError, AttributeError) as e: raise AgentkitError(f'{target} cannot be found: {e}') from e
 
-# %% ../../notebooks/03_envs.base.ipynb #7b9749a6
+# %% ../../notebooks/03_envs.base.ipynb #9ee3c31c
 def make_env(
     name: str, # a key of ENVIRONMENTS, or "module:Class"
     **options, # what the class takes
@@ -101,6 +101,11 @@ def find_expert(env: str):
     expert = getattr(resolve(target_of(env)), 'expert', '')
     if not expert: raise AgentkitError(f'the environment {env!r} has no expert')
     return resolve(expert)
+
+def find_progress(env: str):
+    "How far an episode got, 0–1, as a function `progress(task, trajectory) -> float`; None where an environment cannot tell."
+    name = getattr(resolve(target_of(env)), 'progress', '')
+    return resolve(name) if name else None
 
 # %% ../../notebooks/03_envs.base.ipynb #c9368a05
 class WorkerError(AgentkitError):
