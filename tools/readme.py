@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 INDEX, README = ROOT/'notebooks/index.ipynb', ROOT/'README.md'
+WIDE = "import pandas; pandas.set_option('display.width', 200, 'display.max_columns', 30, 'display.float_format', '{:.4g}'.format)" # a table is one block of text
 
 
 def _table(text):
@@ -34,7 +35,9 @@ if __name__ == '__main__':
     import nbformat
     os.environ['AGENTKIT_ROOT'] = str(ROOT)
     notebook = nbformat.read(INDEX, 4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(WIDE))
     NotebookClient(notebook, kernel_name='python3').execute()
+    del notebook.cells[0]
     for cell in notebook.cells:
         if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if o.output_type != 'stream']
     nbformat.write(notebook, INDEX)
