@@ -649,10 +649,10 @@ def name_of(judge) -> str:
     "The name of a judge, or of a function that is one."
     return getattr(judge, 'name', None) or getattr(judge, '__name__', type(judge).__name__)
 
-# %% ../notebooks/06_judges.ipynb #7fcf53a2
+# %% ../notebooks/06_judges.ipynb #bbfc8e4c
 def _plain(x):
-    "An item of a judge as JSON."
-    if isinstance(x, Trajectory): return x.to_dict()
+    "An item of a judge as JSON; of an episode what happened in it, and not how long it took."
+    if isinstance(x, Trajectory): return [dataclasses.asdict(x.task), x.seed, x.intro, [(s.action, s.observation, s.valid) for s in x.steps], x.termination, x.score]
     if isinstance(x, tuple): return [_plain(y) for y in x]
     return x.toDict() if hasattr(x, 'toDict') else x
 

@@ -63,8 +63,8 @@ def check_examples(
     if len(rows) < LEAST: raise AgentkitError(f'{len(rows)} rows are too few: OpenAI wants {LEAST} or more; collect more episodes, or set steps=True for a row for each step')
     return rows
 
-# %% ../notebooks/09a_providers.ipynb #23e77a59
-TRAINING = {'gpt-4o-mini-2024-07-18': 3., 'gpt-4o-2024-08-06': 25., 'gpt-4.1-nano-2025-04-14': 1.5, 'gpt-4.1-mini-2025-04-14': 5., 'gpt-4.1-2025-04-14': 25.} # dollars a million trained tokens; look at the provider's page before a large job
+# %% ../notebooks/09a_providers.ipynb #d8e1b364
+TRAINING = {'gpt-4o-mini-2024-07-18': 3., 'gpt-4o-2024-08-06': 25.} # dollars a million trained tokens, as published in 2026; others belong into prices.json
 
 def _base(model):
     "The model that a fine-tuned one was made from: ft:gpt-4o-mini-2024-07-18:org::id → gpt-4o-mini-2024-07-18"

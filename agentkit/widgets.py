@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SCALES', 'RatingWidget', 'rate', 'TrajectoryWidget', 'show']
 
-# %% ../notebooks/16_widgets.ipynb #f74d6242
+# %% ../notebooks/16_widgets.ipynb #c4df4e4f
 import html
+from pathlib import Path
 from .collection import Record, rate as write_rating, read_ratings
 from .core import AgentkitError, Trajectory, need
-from pathlib import Path
 
 # %% ../notebooks/16_widgets.ipynb #7a048721
 SCALES = {'1–5': {str(n): n for n in range(1, 6)}, '0–1': {'bad': 1, 'good': 5}} # name → label of a button → rating
@@ -21,20 +21,19 @@ def _told(r):
     said = [f'<b>{html.escape(m["role"])}</b>\n{html.escape(m["content"])}' for m in r.messages]
     return _page('\n\n'.join([*said, f'<b>answer</b>\n<span style="background: #fff3cd; color: black">{html.escape(r.output)}</span>']))
 
-# %% ../notebooks/16_widgets.ipynb #5bacfcb0
+# %% ../notebooks/16_widgets.ipynb #f4883283
 class RatingWidget:
     "One record after the other, with a button for each rating; made by `rate`."
     def __init__(self, records: list[Record], path, rater: str, scale: str):
         w = self._w = need('ipywidgets', 'lab')
-        self.records, self.path, self.at = list(records), Path(path), 0
+        self.records, self.path, self.values, self.at = list(records), Path(path), SCALES[scale], 0
         self.rater = w.Text(value=rater, description='rater', placeholder='your name', layout=w.Layout(width='16em'))
         self.comment = w.Text(placeholder='comment (optional; kept with the next rating)', layout=w.Layout(width='28em'))
-        self.buttons = {label: w.Button(description=label, layout=w.Layout(width='5em')) for label in SCALES[scale]}
+        self.buttons = {label: w.Button(description=label, layout=w.Layout(width='5em')) for label in self.values}
         self.previous, self.next = (w.Button(icon=f'arrow-{side}', tooltip=side, layout=w.Layout(width='3em')) for side in ('left', 'right'))
         self.text, self.status, self.progress = w.HTML(), w.HTML(), w.IntProgress(max=len(self.records), layout=w.Layout(width='12em'))
         self.box = w.VBox([w.HBox([self.rater, self.progress, self.status]), self.text, w.HBox([self.previous, *self.buttons.values(), self.next]), self.comment])
-        for label, value in SCALES[scale].items(): self.buttons[label].on_click(lambda _, value=value: self._rate(value))
-        self.values = dict(zip(SCALES[scale], SCALES[scale].values()))
+        for label, value in self.values.items(): self.buttons[label].on_click(lambda _, value=value: self._rate(value))
         self.previous.on_click(lambda _: self.show(self.at - 1))
         self.next.on_click(lambda _: self.show(self.at + 1))
         self.rater.observe(lambda _: self.resume(), 'value')

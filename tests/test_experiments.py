@@ -86,3 +86,28 @@ def test_fewer_bits_in_small(tmp_path, results):
     assert len(read_table('small', 'episodes')) == 3 * 4
     assert {p.name for p in (tmp_path/'figures').iterdir()} == {'small__bits.svg', 'small__bits.png'}
     assert (results/'quickstart/demonstrations.jsonl').is_file() and len(list(results.glob('small/*/result.json'))) == 3
+
+
+@pytest.mark.parametrize('name,fixed,cells,phases', [
+    ('baselines', dict(eval_tasks=3), [dict(policy='random'), dict(policy='expert'), dict(policy='{lm}', prompt='short')], None),
+    ('teacher_prompts', dict(eval_tasks=2, train_tasks=2, max_steps=6), [dict(policy='{lm}', method='bootstrap')], ['before', 'after']),
+    ('distil_from_lm', dict(eval_tasks=3, teacher_games=4, epochs=12), [dict(tasks=3)], ['teacher', 'before', 'after'])])
+def test_the_language_model_studies_in_small(name, fixed, cells, phases, tmp_path, results):
+    "The committed notebooks with a real, if ignorant, language model behind a real server."
+    from agentkit.serving import serve, stop_servers
+    from agentkit.training import make_nano
+    folder = ROOT/'notebooks/experiments'
+    full = yaml.safe_load((folder/f'{name}.yaml').read_text())
+    server = serve(make_nano([dict(messages=[dict(role='user', content='A door.'), dict(role='assistant', content='forward')])], size='tiny', vocabulary=300), slots=4, context=4096)
+    cells = [{k: f'openai/{server.model}@{server.url}/v1' if v == '{lm}' else v for k, v in c.items()} for c in cells]
+    plan = dict(experiment='small', notebook=str(folder/full['notebook']), report=str(folder/full['report']), report_parameters=full.get('report_parameters', {}),
+                fixed=dict(env='corridor', eval_split='valid_unseen', **fixed), cells=cells)
+    (tmp_path/'small.yaml').write_text(yaml.safe_dump(plan))
+    try: done = subprocess.run([sys.executable, '-m', 'agentkit.cli', 'sweep', str(tmp_path/'small.yaml'), '--json'], capture_output=True, text=True)
+    finally: stop_servers()
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = read_table('small')
+    assert len(summary) == len(cells if phases is None else phases) and (summary['status'] == 'ok').all() and (summary['n'] == fixed['eval_tasks']).all()
+    if phases: assert list(summary['phase']) == phases
+    assert {p.name for p in (tmp_path/'figures').iterdir()} == {'small__rates.svg', 'small__rates.png'}
+    assert server.url not in (results/'small/summary.csv').read_text(), 'an address is not written down'

@@ -386,7 +386,8 @@ def test_another_prompt_another_model_or_another_episode_is_another_question(tmp
 
 def test_the_same_episode_twice_is_asked_once():
     lm = scripted_lm([rated(4)])
-    found = rate_trajectories(TrajectoryRating(lm, steps=False), [told(), told(1), told()], progress=False)
+    slower = dataclasses.replace(told(), seconds=9., steps=tuple(dataclasses.replace(s, seconds=4.) for s in told().steps))
+    found = rate_trajectories(TrajectoryRating(lm, steps=False), [told(), told(1), slower], progress=False)
     assert len(lm.script.asked) == 2 and len(found) == 3
 
 
