@@ -126,15 +126,16 @@ def read_action(
     said = [_bare(l) for l in lines if len(l) < 200]
     return next((known[l] for l in said if l in known), None) or _nearest(said, dict(reversed(known.items()))) or first
 
-# %% ../notebooks/04_agents.ipynb #6bc45bee
+# %% ../notebooks/04_agents.ipynb #e121243d
 class ConversationAdapter(dspy.ChatAdapter):
     "Sends an episode as a conversation; the reply is the bare action."
     def __init__(self,
         show_actions: bool = True, # list the possible actions in the last message (a constrained student needs no list)
         brief: bool = False, # read in `brief`, and leave the instruction out: for small students
+        window: int = 0, # how many of the last steps are shown; 0: all, which a server's prefix cache needs
     ):
         super().__init__(use_json_adapter_fallback=False)
-        self.show_actions, self.brief = show_actions, brief
+        self.show_actions, self.brief, self.window = show_actions, brief, window
 
     def format(self, signature, demos, inputs):
         messages = [] if self.brief else [dict(role='system', content=textwrap.dedent(signature.instructions).strip())]
@@ -147,7 +148,7 @@ class ConversationAdapter(dspy.ChatAdapter):
     def _turns(self, example):
         told = turns(example['trajectory'])
         first, told = brief_turns(example['task'], told) if self.brief else (example['task'].strip(), told)
-        return [dict(role='user', content=first), *(m for action, observation in told for m in (dict(role='assistant', content=action), dict(role='user', content=observation)))]
+        return [dict(role='user', content=first), *(m for action, observation in told[-self.window:] for m in (dict(role='assistant', content=action), dict(role='user', content=observation)))]
 
     def format_assistant_message_content(self, signature, outputs, missing_field_message=None): return outputs['action']
 

@@ -27,7 +27,7 @@ def keep(
         raise AgentkitError(f'no trajectory reaches a score of {threshold} ({ends}): nothing to train on; use a better teacher or a lower threshold')
     return good
 
-# %% ../notebooks/07_datasets.ipynb #9d931fc8
+# %% ../notebooks/07_datasets.ipynb #62e76e68
 def episode_row(
     t: Trajectory,
     adapter, # a `ConversationAdapter`: the same one the student will play with
@@ -36,6 +36,7 @@ def episode_row(
 ) -> dict:
     "The whole episode as messages, `loss` on each action, and its provenance."
     steps = list(t.steps)
+    if getattr(adapter, 'window', 0): raise AgentkitError('an adapter with a window never shows a whole episode: make rows of its calls (`BootstrapFinetune` does)')
     told = transcript((s.action, s.observation) for s in steps[:-1])
     prompt = adapter.format(signature, list(demos), dict(task=t.intro, trajectory=told, possible_actions=list(steps[-1].admissible)))
     messages = prompt + [dict(role='assistant', content=steps[-1].action)]
