@@ -103,7 +103,7 @@ def test_real_games_are_told_as_stock_alfworld_tells_them(real_games): compare_a
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_all_real_games_are_told_as_stock_alfworld_tells_them(real_games):
     assert len(real_games) == 140
     compare_all(real_games, 50)
@@ -257,7 +257,7 @@ def test_memory_stays_flat():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_memory_stays_flat_over_a_thousand_episodes():
     process, sizes, games = psutil.Process(), [], [json.loads(build_game('train', i)['files']['game.tw-pddl']) for i in range(5)]
     game, r = Game(games[0]), random.Random(0)
