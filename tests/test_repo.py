@@ -149,10 +149,12 @@ def test_the_readme_shows_the_committed_results():
 
 
 def test_figures_come_from_notebooks_with_results():
-    "`figures/<experiment>__<what>` is drawn by a notebook that names the experiment, whose summary is there."
-    notebooks = ['\n'.join(source(c) for c in cells(p) if c['cell_type'] == 'code') for p in [*AUTHORING, *EXPERIMENTS]]
+    "`figures/<experiment>__<what>` is drawn by the report of the experiment's plan, or by a notebook that names the experiment; and the experiment's summary is there."
+    code = {p.stem: '\n'.join(source(c) for c in cells(p) if c['cell_type'] == 'code') for p in [*AUTHORING, *EXPERIMENTS]}
+    plans = [yaml.safe_load(p.read_text()) for p in (ROOT/'notebooks/experiments').glob('*.yaml')]
     for path in (ROOT/'figures').glob('*.*'):
         experiment, what = path.stem.split('__')
         assert (ROOT/'results'/experiment/'summary.csv').is_file(), f'{path.name}: results/{experiment} has no summary'
         drawn = re.compile(rf"save_figure\(.*, (experiment|'{experiment}'), '{what}'\)")
-        assert any(drawn.search(code) and f"'{experiment}'" in code for code in notebooks), f'no notebook draws {path.name}'
+        own = [code[Path(p['report']).stem] for p in plans if p['experiment'] == experiment] or [c for c in code.values() if f"'{experiment}'" in c]
+        assert any(drawn.search(c) for c in own), f'no notebook draws {path.name}'
