@@ -179,7 +179,7 @@ def _by_heart(text):
     rows = [json.loads(l)['messages'] for l in text.splitlines()]
     return {_heard(ms[:i]): m['content'] for ms in rows for i, m in enumerate(ms) if m['role'] == 'assistant' and m.get('weight', 1)}
 
-# %% ../notebooks/09a_providers.ipynb #a5a04505
+# %% ../notebooks/09a_providers.ipynb #7c72c317
 class _Jobs:
     "Files and fine-tuning jobs, as the API knows them."
     def __init__(self, seconds): self.seconds, self.files, self.jobs, self.memory = seconds, {}, {}, {}
@@ -208,12 +208,14 @@ class _Jobs:
         return 200, {k: v for k, v in dict(job, status=status).items() if k not in ('began', 'ended', 'name')}
 
     def _end(self, job, error):
-        job.update(ended='failed' if error else 'succeeded', finished_at=int(time.time()))
-        if error: job['error'] = dict(code='invalid_training_file', message=error, param='training_file')
+        "The end is written last: a question from another thread sees a job that goes on, or one that has ended with all it has."
+        if error: found = dict(error=dict(code='invalid_training_file', message=error, param='training_file'))
         else:
             text = self.files[job['training_file']]
-            job.update(fine_tuned_model=job['name'], trained_tokens=job['hyperparameters'].get('n_epochs', 1) * sum(count_tokens(json.loads(l)['messages'], job['model']) for l in text.splitlines()))
             self.memory[job['name']] = {**self.memory.get(job['model'], {}), **_by_heart(text)}
+            found = dict(fine_tuned_model=job['name'], trained_tokens=job['hyperparameters'].get('n_epochs', 1) * sum(count_tokens(json.loads(l)['messages'], job['model']) for l in text.splitlines()))
+        job.update(found, finished_at=int(time.time()))
+        job['ended'] = 'failed' if error else 'succeeded'
 
 # %% ../notebooks/09a_providers.ipynb #08957525
 class _Api(_Jobs):
