@@ -8,8 +8,8 @@ __all__ = ['INSTRUCTIONS', 'THINK', 'NEAR', 'PROGRAMS', 'AGENT', 'AGENT_VERSION'
            'ProgramAgent', 'random_agent', 'expert_agent', 'guided', 'explorer', 'student_agent', 'make_agent',
            'adapter_state', 'save_agent', 'load_agent']
 
-# %% ../notebooks/04_agents.ipynb #782be3af
-import copy, difflib, inspect, re, textwrap
+# %% ../notebooks/04_agents.ipynb #80d9d1ab
+import copy, difflib, functools, inspect, re, textwrap
 from pathlib import Path
 import dspy
 from dspy.utils.exceptions import AdapterParseError
@@ -26,7 +26,7 @@ def act_signature(instructions: str = 'Choose the next action.') -> type[dspy.Si
     "`task, trajectory, possible_actions: list[str] -> action`, with these instructions."
     return dspy.Signature('task, trajectory, possible_actions: list[str] -> action', instructions)
 
-# %% ../notebooks/04_agents.ipynb #1d7d19a0
+# %% ../notebooks/04_agents.ipynb #0d34d938
 _ROOM = re.compile(r'.*?you see (?P<room>.*?)\n+Your task is to: (?P<goal>.*)', re.S)
 _FILLERS = [(re.compile(p), r) for p, r in ((r'You arrive at [^.]*\. (?=\S)', ''), (r'You open [^.]*\. The (.*) is open\. In it', r'In the \1'), (r'The (.*) is open\. In it', r'In the \1'),
     (r'(You pick up .*) from .*', r'\1.'), (r', you see nothing', ': nothing'), (r', you see', ':'), (r'\b(a|an|and|the|The) (?=\S)', ''))]
@@ -57,9 +57,11 @@ def brief_turns(
     told: list[tuple[str, str]], # (action, observation) pairs
 ) -> tuple[str, list[tuple[str, str]]]:
     "An episode in few words. Where a look finds nothing of use, the next place of each type that has not been searched is added, so that nothing has to be counted."
-    return _read(task, told)[:2]
+    first, out, *_ = _read(task, tuple(told))
+    return first, list(out)
 
-def _read(task, told):
+@functools.lru_cache(maxsize=64)
+def _read(task, told): # twice a step: for the prompt, and for what may be chosen
     "The episode in few words, the next place of each type that has not been searched, and the places where nothing of use was found."
     found = _ROOM.fullmatch(task.strip())
     if not found: return task.strip(), told, '', set()
@@ -83,7 +85,7 @@ def sayable(
     told: list[tuple[str, str]], # (action, observation) pairs
 ) -> list[str]:
     "What a reader of the brief episode may choose from: actions that name only what stands in it or is next to be searched, and do not go where nothing of use was found; all, when there are none."
-    first, out, left, empty = _read(task, told)
+    first, out, left, empty = _read(task, tuple(told))
     known = {*_named(first), *_named(left), *(thing for pair in out for text in pair for thing in _named(text))}
     def back(action): return action.startswith('go to ') and not empty.isdisjoint(_named(action))
     return [a for a in actions if known.issuperset(_named(a)) and not back(a)] or list(actions)

@@ -9,13 +9,13 @@ __all__ = ['FORMAT', 'VERSION', 'SOURCES', 'ORIGIN', 'LOGS', 'PLAN', 'SYNTHETIC'
            'each', 'scored', 'rated', 'ended', 'length', 'near_twins', 'unique', 'near_unique', 'uncontaminated',
            'balanced', 'FilterReport', 'filter_records', 'TrainingExample', 'DataCollector']
 
-# %% ../notebooks/07a_collection.ipynb #bae9e8d9
+# %% ../notebooks/07a_collection.ipynb #26c33d33
 import csv, dataclasses, io, itertools, json, math, os, re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from .core import AgentkitError, Journal, Task, Trajectory, digest, rng
+from .core import AgentkitError, Journal, Task, Trajectory, digest, fields_of, rng
 from .datasets import FORMATS, call_rows, episode_row
 from .judges import Verdict, passes
 
@@ -318,17 +318,12 @@ class Redactor:
 
     def record(self, r: Record) -> Record: return dataclasses.replace(r, messages=self(r.messages), output=self(r.output), provenance=self(r.provenance))
 
-# %% ../notebooks/07a_collection.ipynb #f7b61fd5
+# %% ../notebooks/07a_collection.ipynb #d155e350
 def record(
     d: dict, # as made by `Record.to_dict`
 ) -> Record:
     "The record in a dictionary that was read from JSON."
-    name, version = d.get('format'), d.get('version')
-    if name != FORMAT: raise AgentkitError(f'not a record: format is {name!r}, expected {FORMAT!r}')
-    if version != VERSION: raise AgentkitError(f'{FORMAT} version {version!r} is unknown; this agentkit reads version {VERSION}')
-    d = {k: v for k, v in d.items() if k not in ('format', 'version')}
-    unknown = set(d) - {f.name for f in dataclasses.fields(Record)}
-    if unknown: raise AgentkitError(f'unknown fields in a record: {", ".join(sorted(unknown))}')
+    d = fields_of(d, Record, 'a record', FORMAT, VERSION)
     return Record(**{**d, 'messages': tuple(d['messages'])})
 
 def read_records(path) -> list[Record]:

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS', 'TERMINATIONS', 'FORMAT', 'VERSION', 'AgentkitError', 'EpisodeError', 'need', 'root', 'settings',
-           'path_of', 'Task', 'Step', 'Trajectory', 'transcript', 'turns', 'trajectory', 'write_bytes', 'write_text',
-           'write_json', 'read_json', 'Journal', 'digest', 'rng']
+           'path_of', 'Task', 'Step', 'Trajectory', 'transcript', 'turns', 'check_format', 'fields_of', 'trajectory',
+           'write_bytes', 'write_text', 'write_json', 'read_json', 'locked', 'Journal', 'digest', 'rng']
 
-# %% ../notebooks/00_core.ipynb #8d9286bb
-import configparser, dataclasses, fcntl, functools, hashlib, importlib, json, os, random, tempfile
+# %% ../notebooks/00_core.ipynb #3b0c98a5
+import configparser, contextlib, dataclasses, fcntl, functools, hashlib, importlib, json, os, random, tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -151,17 +151,30 @@ def turns(text: str) -> list[tuple[str, str]]:
         elif out: out[-1][1].append(line)
     return [(a, '\n'.join(o)) for a, o in out]
 
-# %% ../notebooks/00_core.ipynb #17dffa73
+# %% ../notebooks/00_core.ipynb #e78bd7d7
+def check_format(
+    d: dict, # as it was read from JSON
+    what: str, # with its article, e.g. "a trajectory"
+    format: str, # what it should say
+    version: int,
+):
+    "Raise when this is something else, or of a version that is not known."
+    if d.get('format') != format: raise AgentkitError(f'not {what}: format is {d.get("format")!r}, expected {format!r}')
+    if d.get('version') != version: raise AgentkitError(f'{format} version {d.get("version")!r} is unknown; this agentkit reads version {version}')
+
+def fields_of(d: dict, kind: type, what: str, format: str, version: int) -> dict:
+    "The fields of a dataclass in a dictionary that was read from JSON; a field that it does not have is an error."
+    check_format(d, what, format, version)
+    d = {k: v for k, v in d.items() if k not in ('format', 'version')}
+    unknown = set(d) - {f.name for f in dataclasses.fields(kind)}
+    if unknown: raise AgentkitError(f'unknown fields in {what}: {", ".join(sorted(unknown))}')
+    return d
+
 def trajectory(
     d: dict, # as made by `Trajectory.to_dict`
 ) -> Trajectory:
     "The trajectory in a dictionary that was read from JSON."
-    name, version = d.get('format'), d.get('version')
-    if name != FORMAT: raise AgentkitError(f'not a trajectory: format is {name!r}, expected {FORMAT!r}')
-    if version != VERSION: raise AgentkitError(f'{FORMAT} version {version!r} is unknown; this agentkit reads version {VERSION}')
-    d = {k: v for k, v in d.items() if k not in ('format', 'version')}
-    unknown = set(d) - {f.name for f in dataclasses.fields(Trajectory)}
-    if unknown: raise AgentkitError(f'unknown fields in a trajectory: {", ".join(sorted(unknown))}')
+    d = fields_of(d, Trajectory, 'a trajectory', FORMAT, VERSION)
     steps = tuple(Step(**{**s, 'admissible': tuple(s.get('admissible', ()))}) for s in d['steps'])
     return Trajectory(**{**d, 'task': Task(**d['task']), 'steps': steps})
 
@@ -196,6 +209,17 @@ def read_json(path):
     try: return json.loads(Path(path).read_text())
     except FileNotFoundError as e: raise AgentkitError(f'{path} does not exist') from e
     except json.JSONDecodeError as e: raise AgentkitError(f'{path} is not JSON: {e}') from e
+
+# %% ../notebooks/00_core.ipynb #b7e8121c
+@contextlib.contextmanager
+def locked(
+    path, # of the lock's own file
+):
+    "One process, and one thread, at a time."
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'w') as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
 
 # %% ../notebooks/00_core.ipynb #72f8171c
 class Journal:

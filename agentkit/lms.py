@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROUTES', 'KEYS', 'OWN_KEY', 'FIRST', 'CAP', 'TRIES', 'PATIENCE', 'BACKENDS', 'FREE', 'named', 'parse_spec',
-           'transient', 'backoff', 'Throttle', 'throttle', 'action_schema', 'RemoteEngine', 'explain', 'RemoteLM',
-           'make_lm', 'scripted_lm', 'usage', 'price', 'cost']
+           'transient', 'backoff', 'Throttle', 'throttle', 'distinct', 'action_schema', 'RemoteEngine', 'explain',
+           'PlainErrors', 'RemoteLM', 'make_lm', 'scripted_lm', 'usage', 'price', 'cost']
 
 # %% ../notebooks/02_lms.ipynb #d93dde1c
 import os
@@ -109,13 +109,18 @@ def throttle(provider: str, address: str = '') -> Throttle:
     "The throttle of an endpoint, the same for all who ask."
     return Throttle()
 
-# %% ../notebooks/02_lms.ipynb #3781d041
+# %% ../notebooks/02_lms.ipynb #859019ba
+def distinct(actions) -> list[str]:
+    "Each action once; there has to be one, and it has to say something."
+    actions = list(dict.fromkeys(actions))
+    if not actions or not all(actions): raise AgentkitError('a choice needs at least one action, and no empty one')
+    return actions
+
 def action_schema(
     actions, # the possible actions; one that begins with `think:` stands for any thought
 ) -> dict:
     "The `response_format` of an OpenAI request whose answer is one of the actions."
-    actions = list(dict.fromkeys(actions))
-    if not actions or not all(actions): raise AgentkitError('a choice needs at least one action, and no empty one')
+    actions = distinct(actions)
     allowed = [a for a in actions if not a.startswith('think:')]
     fields = dict(action=dict(type='string', enum=allowed))
     if len(allowed) < len(actions): fields = dict(action=dict(type='string', enum=allowed + ['think']), thought=dict(type='string'))
@@ -211,18 +216,20 @@ def explain(
     if isinstance(e, lm15.TransportError): return EpisodeError(f'{model}: the connection was dropped again and again')
     return EpisodeError(f'{model}: {said}{http}')
 
-# %% ../notebooks/02_lms.ipynb #d6081812
-class RemoteLM(dspy.LM):
+# %% ../notebooks/02_lms.ipynb #a992826f
+class PlainErrors:
+    "Beside `dspy.LM`: what an engine of ours says went wrong is not wrapped by DSPy."
+    def __call__(self, *args, **kwargs):
+        try: return super().__call__(*args, **kwargs)
+        except dspy.LMError as e:
+            if isinstance(e.__cause__, AgentkitError): raise e.__cause__ from None
+            raise
+
+class RemoteLM(PlainErrors, dspy.LM):
     "A `dspy.LM` behind an address, with patience and a check."
     def __init__(self, model, engine=None, temperature=0., max_tokens=200, cache=False, num_retries=0, **kwargs):
         engine = engine or RemoteEngine(parse_spec(model)[0])
         super().__init__(model, engine=engine, temperature=temperature, max_tokens=max_tokens, cache=cache, num_retries=num_retries, **kwargs)
-
-    def __call__(self, *args, **kwargs):
-        try: return super().__call__(*args, **kwargs)
-        except dspy.LMError as e: # said by us, not wrapped by DSPy
-            if isinstance(e.__cause__, AgentkitError): raise e.__cause__ from None
-            raise
 
     def infer_provider(self): return importlib.import_module('agentkit.providers').OpenAIProvider(self.engine) if self.model.startswith('openai/') else super().infer_provider() # who fine-tunes it
 

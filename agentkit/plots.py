@@ -116,14 +116,17 @@ def loss_curves(losses: pd.DataFrame):
     axes.legend(frameon=True, fontsize=8)
     return figure
 
-# %% ../notebooks/15_plots.ipynb #daf7474c
+# %% ../notebooks/15_plots.ipynb #d3bfff55
 def show_table(summary: pd.DataFrame) -> pd.DataFrame:
     "The summary as people read it: a row a condition, rates in percent, best last."
     ok = summary[summary['status'] == 'ok'].sort_values(['success', 'student', 'tasks'], kind='stable')
-    percent = lambda x: f'{x:.1%}'
-    return pd.DataFrame({'policy': ok['student'], 'training games': ok['tasks'], 'phase': ok['phase'], 'won': [f'{w}/{n}' for w, n in zip(ok['wins'], ok['n'])],
-        'success': ok['success'].map(percent), '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(ok['ci_low'], ok['ci_high'])],
-        'steps': ok['steps'].map('{:.1f}'.format)}).reset_index(drop=True)
+    return pd.DataFrame({'policy': ok['student'], 'training games': ok['tasks'], 'phase': ok['phase'], **_read(ok)}).reset_index(drop=True)
+
+def _read(rows):
+    "Wins, rate, interval and steps in words."
+    percent = '{:.1%}'.format
+    return {'won': [f'{w:g}/{n:g}' for w, n in zip(rows['wins'], rows['n'])], 'success': rows['success'].map(percent),
+        '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(rows['ci_low'], rows['ci_high'])], 'steps': rows['steps'].map('{:.1f}'.format)}
 
 # %% ../notebooks/15_plots.ipynb #a15d1e76
 def efficiency_curves(
@@ -172,7 +175,7 @@ def data_efficiency(
     axes.legend(frameon=True, fontsize=7.5, loc='lower right')
     return figure
 
-# %% ../notebooks/15_plots.ipynb #3f9de723
+# %% ../notebooks/15_plots.ipynb #44f954a2
 def _label(r, by):
     "What a row is called: the policy without its provider, and what else was varied."
     first, *rest = (str(r[c]) for c in by if pd.notna(r[c]) and str(r[c]))
@@ -200,9 +203,8 @@ def show_rates(
 ) -> pd.DataFrame:
     "The conditions as people read them, best first, with what a success cost."
     ok = summary[summary['status'] == 'ok'].sort_values('success', ascending=False, kind='stable')
-    percent, known = '{:.1%}'.format, lambda form: lambda x: form.format(x) if pd.notna(x) else '–'
-    out = pd.DataFrame({c: ok[c].fillna('') for c in by} | {'won': [f'{w:g}/{n:g}' for w, n in zip(ok['wins'], ok['n'])], 'success': ok['success'].map(percent),
-        '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(ok['ci_low'], ok['ci_high'])], 'steps': ok['steps'].map('{:.1f}'.format)})
+    known = lambda form: lambda x: form.format(x) if pd.notna(x) else '–'
+    out = pd.DataFrame({c: ok[c].fillna('') for c in by} | _read(ok))
     for column, name, form in (('tokens_per_success', 'tokens a success', '{:,.0f}'), ('dollars_per_success', '$ a success', '{:.4f}')):
         if column in ok: out[name] = ok[column].map(known(form))
     return out.reset_index(drop=True)

@@ -7,8 +7,8 @@ __all__ = ['LEAST', 'LONGEST', 'TRAINING', 'PATIENCE', 'OPENAI', 'ENDED', 'STATU
            'training_price', 'count_tokens', 'Estimate', 'estimate', 'Api', 'PracticeServer', 'OpenAIJob',
            'OpenAIProvider']
 
-# %% ../notebooks/09a_providers.ipynb #e2a72503
-import contextlib, dataclasses, email, fcntl, importlib.metadata, importlib.util, json, math, os, re, threading, time, uuid
+# %% ../notebooks/09a_providers.ipynb #a34c52c9
+import dataclasses, email, importlib.metadata, importlib.util, json, math, os, re, threading, time, uuid
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +16,7 @@ import dspy.clients.openai, tenacity
 from dspy import lm15
 from dspy.clients.utils_finetune import TrainingStatus
 from tqdm.auto import tqdm
-from .core import AgentkitError, Journal, digest, need, path_of, read_json, root, write_json, write_text
+from .core import AgentkitError, Journal, digest, locked, need, path_of, read_json, root, write_json, write_text
 from .datasets import conversations, episode_rows, export
 from .lms import RemoteEngine, backoff
 from .training import check_row
@@ -307,7 +307,7 @@ class PracticeServer(_Api):
     def __enter__(self): return self
     def __exit__(self, *exc): self.close()
 
-# %% ../notebooks/09a_providers.ipynb #7415daab
+# %% ../notebooks/09a_providers.ipynb #535825c6
 STATUS = {'validating_files': TrainingStatus.pending, 'queued': TrainingStatus.pending, 'running': TrainingStatus.running,
     'succeeded': TrainingStatus.succeeded, 'failed': TrainingStatus.failed, 'cancelled': TrainingStatus.cancelled}
 
@@ -334,14 +334,7 @@ class OpenAIJob(dspy.clients.openai.TrainingJobOpenAI):
             if not threading.main_thread().is_alive(): raise AgentkitError(f'the program ended while job {self.provider_job_id} goes on at the provider; the same call finds it again')
             self._stop.wait(min(1., max(0., end - time.monotonic())))
 
-@contextlib.contextmanager
-def _locked(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder/'.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-# %% ../notebooks/09a_providers.ipynb #82de83e1
+# %% ../notebooks/09a_providers.ipynb #0317238c
 class OpenAIProvider(dspy.clients.openai.OpenAIProvider):
     "Fine-tunes through OpenAI's API, or through a server that speaks it, for DSPy."
     def __init__(self,
@@ -358,7 +351,7 @@ class OpenAIProvider(dspy.clients.openai.OpenAIProvider):
         rows_digest = digest([r['messages'] for r in rows])
         facts = dict(base=model.removeprefix('openai/'), rows=len(rows), rows_digest=rows_digest, config=config.recipe)
         api, folder = Api(self.engine), path_of('results', 'finetune', digest(facts, self.engine.address), 'finetune_job.json').parent
-        with _locked(folder): record = _begun(api, job, folder, facts, rows, config)
+        with locked(folder/'.lock'): record = _begun(api, job, folder, facts, rows, config)
         job.provider_file_id, job.provider_job_id = record['file_id'], record['job_id']
         if record.get('status') != 'succeeded': record = _watched(api, job, folder, record, config.poll)
         job._status = TrainingStatus.succeeded

@@ -12,11 +12,12 @@ __all__ = ['CARD', 'CARD_VERSION', 'FILES', 'START_SECONDS', 'REPLY_SECONDS', 'D
 import os
 os.environ.setdefault('LITELLM_LOCAL_MODEL_COST_MAP', 'True') # offline, litellm otherwise waits for a price list
 
-# %% ../notebooks/08_serving.ipynb #57cdf571
+# %% ../notebooks/08_serving.ipynb #b6d24948
 import atexit, contextlib, copy, functools, hashlib, importlib, importlib.util, json, math, os, signal, subprocess, sys, tempfile, threading
 from pathlib import Path
 import dspy, httpx
-from .core import AgentkitError, EpisodeError, need, path_of, read_json, settings, write_json
+from .core import AgentkitError, EpisodeError, check_format, need, path_of, read_json, settings, write_json
+from .lms import PlainErrors, distinct
 
 # %% ../notebooks/08_serving.ipynb #85d4ca3c
 CARD, CARD_VERSION = 'agentkit-model', 1
@@ -35,14 +36,13 @@ def file_sha256(
     s = Path(path).stat()
     return _sha256(str(path), s.st_mtime_ns, s.st_size)
 
-# %% ../notebooks/08_serving.ipynb #a3cb4e89
+# %% ../notebooks/08_serving.ipynb #21ea82f8
 def check_card(
     card: dict, # what is, or will be, in card.json
 ) -> dict:
     "The card, if what it claims can be true."
     name = card.get('id')
-    if card.get('format') != CARD: raise AgentkitError(f'not a model card: format is {card.get("format")!r}, expected {CARD!r}')
-    if card.get('version') != CARD_VERSION: raise AgentkitError(f'{CARD} version {card.get("version")!r} is unknown; this agentkit reads version {CARD_VERSION}')
+    check_format(card, 'a model card', CARD, CARD_VERSION)
     missing = {'gguf_sha256', 'weights_sha256', 'trained', 'steps'} - set(card)
     if missing: raise AgentkitError(f'model {name}: its card has no {", ".join(sorted(missing))}')
     if card['trained'] != (card['steps'] > 0): raise AgentkitError(f'model {name}: trained is {card["trained"]} after {card["steps"]} steps')
@@ -259,13 +259,12 @@ def choice_grammar(
     def quote(s): return '"' + ''.join(c if c.isprintable() and c not in '"\\' else f'\\U{ord(c):08X}' for c in s) + '"'
     return 'root ::= ' + ' | '.join(quote(c) for c in choices)
 
-# %% ../notebooks/08_serving.ipynb #d2ebcc1f
+# %% ../notebooks/08_serving.ipynb #5364ba21
 def choice(
     actions, # the admissible actions
 ) -> dict:
     "The keyword arguments of an LM call that make the answer exactly one of the actions."
-    actions = list(dict.fromkeys(actions))
-    if not actions or not all(actions): raise AgentkitError('a choice needs at least one action, and no empty one')
+    actions = distinct(actions)
     schema = dict(name='action', schema=dict(enum=actions))
     return dict(response_format=dict(type='json_schema', json_schema=schema), max_tokens=1 + max(len(a.encode()) for a in actions))
 
@@ -303,8 +302,8 @@ class LocalEngine:
     def __deepcopy__(self, memo): return self
     def __repr__(self): return f'LocalEngine({", ".join(f"{k}={v}" for k, v in self.options.items())})'
 
-# %% ../notebooks/08_serving.ipynb #e4169c65
-class LocalLM(dspy.LM):
+# %% ../notebooks/08_serving.ipynb #e9507771
+class LocalLM(PlainErrors, dspy.LM):
     "A `dspy.LM` whose server is started at the first call."
     def __init__(self, model, slots=4, context=8192, threads=None, temperature=0., max_tokens=64, cache=False, engine=None, **kwargs):
         super().__init__(model, engine=engine or LocalEngine(slots, context, threads), temperature=temperature, max_tokens=max_tokens, cache=cache, **kwargs)
@@ -320,12 +319,6 @@ class LocalLM(dspy.LM):
     def fingerprint(self) -> str:
         "The SHA-256 of the file that is served: two models with the same one answer the same."
         return file_sha256(gguf_of(self.model))
-
-    def __call__(self, *args, **kwargs):
-        try: return super().__call__(*args, **kwargs)
-        except dspy.LMError as e: # what went wrong on this machine is said by us, not wrapped by DSPy
-            if isinstance(e.__cause__, AgentkitError): raise e.__cause__ from None
-            raise
 
     def choice(self, actions) -> dict:
         "The keyword arguments of a call that make the answer exactly one of the actions."

@@ -6,11 +6,11 @@
 __all__ = ['PACKAGES', 'stamp', 'Mask', 'tracking_on', 'tracking_uri', 'check_tracking', 'episode_rows', 'to_mlflow', 'traced',
            'log_agent', 'load_agent_from', 'copy_all', 'open_ui']
 
-# %% ../notebooks/14_tracking.ipynb #82526858
-import contextlib, contextvars, fcntl, hashlib, json, logging, math, os, platform, re, signal, subprocess, sys, tempfile, threading, time
+# %% ../notebooks/14_tracking.ipynb #0f390af5
+import contextlib, contextvars, hashlib, json, logging, math, os, platform, re, signal, subprocess, sys, tempfile, threading, time
 import importlib.metadata as metadata
 from pathlib import Path
-from .core import AgentkitError, Journal, need, path_of, read_json, root, settings, trajectory, transcript
+from .core import FORMAT, AgentkitError, Journal, locked, need, path_of, read_json, root, settings, trajectory, transcript
 
 # %% ../notebooks/14_tracking.ipynb #c3a31377
 PACKAGES = ('agentkit', 'alfworld', 'dspy', 'numpy', 'papermill', 'textworld', 'torch', 'transformers', 'xllamacpp')
@@ -74,13 +74,11 @@ def tracking_uri() -> str:
 
 def _remote(uri): return uri.startswith(('http://', 'https://', 'databricks'))
 
-# %% ../notebooks/14_tracking.ipynb #d273ed39
+# %% ../notebooks/14_tracking.ipynb #329f3a33
 @contextlib.contextmanager
 def _alone(lock='store'):
     "One process at a time."
-    with open(path_of('results', 'mlflow', f'.{lock}.lock'), 'w') as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
-        yield
+    with locked(path_of('results', 'mlflow', f'.{lock}.lock')): yield
 
 def _mlflow():
     os.environ.setdefault('MLFLOW_DISABLE_TELEMETRY', 'true')
@@ -152,11 +150,11 @@ def _flat(d, prefix):
         if isinstance(v, dict): yield from _flat(v, f'{prefix}{k}.')
         elif v not in (None, []): yield f'{prefix}{k}', ', '.join(map(str, v)) if isinstance(v, list) else str(v)
 
-# %% ../notebooks/14_tracking.ipynb #b2cceae2
+# %% ../notebooks/14_tracking.ipynb #a914d186
 def _journals(folder):
     "The journals of episodes in a run folder: name → trajectories."
     found = {p.stem: Journal(p).rows() for p in sorted(folder.glob('*.jsonl'))}
-    return {name: [trajectory(r) for r in rows] for name, rows in found.items() if rows and rows[0].get('format') == 'agentkit-trajectory'}
+    return {name: [trajectory(r) for r in rows] for name, rows in found.items() if rows and rows[0].get('format') == FORMAT}
 
 def episode_rows(
     trajectories: list, # of one journal

@@ -11,14 +11,14 @@ __all__ = ['ROLES', 'END', 'SPECIAL', 'TEMPLATE', 'SIZES', 'SPREAD', 'SERVED', '
 import os
 os.environ.setdefault('GOMP_SPINCOUNT', '10000') # read when torch is loaded: threads that spin for long make training several times slower when a core is shared
 
-# %% ../notebooks/09_training.ipynb #0f06367e
-import dataclasses, fcntl, functools, hashlib, importlib.metadata, importlib.util, json, math, re, time
+# %% ../notebooks/09_training.ipynb #d97179c8
+import dataclasses, functools, hashlib, importlib.metadata, importlib.util, json, math, re, time
 from dataclasses import dataclass
 from pathlib import Path
 from dspy.clients.provider import Provider, TrainingJob
 from dspy.clients.utils_finetune import TrainingStatus
 from tqdm.auto import tqdm
-from .core import AgentkitError, Journal, digest, need, path_of, read_json, rng, write_text
+from .core import AgentkitError, Journal, digest, locked, need, path_of, read_json, rng, write_text
 from .datasets import episode_rows, rename
 from .weights import known_type, tensor_types, write_gguf, write_gguf_adapter
 from .serving import file_sha256, local_lm, model_dir, read_card, stop_servers, write_card
@@ -74,13 +74,11 @@ def _new_llama(tokenizer, size, seed, context):
         torch.manual_seed(seed)
         return transformers.LlamaForCausalLM(config)
 
-# %% ../notebooks/09_training.ipynb #36798a13
+# %% ../notebooks/09_training.ipynb #b0b15658
 def _build(id, fill, recipe=''):
     "The directory of model `id`; when it does not exist, `fill(folder)` makes its files and gives the facts for its card."
     target = path_of('data', 'models', id)
-    target.parent.mkdir(exist_ok=True)
-    with open(target.parent/f'.{id}.lock', 'w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(target.parent/f'.{id}.lock'):
         if not target.exists():
             work = target.parent/f'.{id}.{recipe}part'
             work.mkdir(exist_ok=True)

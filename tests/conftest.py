@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,22 @@ def results(tmp_path, monkeypatch):
     monkeypatch.setenv('AGENTKIT_PATHS_RESULTS', str(tmp_path/'results'))
     monkeypatch.setenv('AGENTKIT_PATHS_FIGURES', str(tmp_path/'figures'))
     return tmp_path/'results'
+
+
+@pytest.fixture(scope='module')
+def own_data(tmp_path_factory):
+    "A data folder of this module's own; the servers that it started end with it."
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('AGENTKIT_PATHS_DATA', str(tmp_path_factory.mktemp('data')))
+        yield
+        if 'agentkit.serving' in sys.modules: sys.modules['agentkit.serving'].stop_servers()
+
+
+@pytest.fixture(scope='module')
+def one_thread():
+    "Torch computes with one thread: the same numbers every time, and no quarrel with the servers."
+    import torch
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -26,14 +26,7 @@ LORA = dataclasses.replace(FULL, lora_rank=8, epochs=100)
 
 
 @pytest.fixture(scope='module', autouse=True)
-def data(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv('AGENTKIT_PATHS_DATA', str(tmp_path_factory.mktemp('data')))
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(threads)
-        stop_servers()
+def data(own_data, one_thread): pass
 
 
 @pytest.fixture(scope='module')

@@ -19,11 +19,7 @@ ROWS = [dict(messages=[dict(role='system', content='Play.'), dict(role='user', c
 
 
 @pytest.fixture(scope='module', autouse=True)
-def data(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv('AGENTKIT_PATHS_DATA', str(tmp_path_factory.mktemp('data')))
-        yield
-        stop_servers()
+def data(own_data): pass
 
 
 @pytest.fixture(scope='module')

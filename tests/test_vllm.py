@@ -62,10 +62,7 @@ ThreadingHTTPServer((a.host, int(a.port)), Handler).serve_forever()
 
 
 @pytest.fixture(scope='module', autouse=True)
-def data(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv('AGENTKIT_PATHS_DATA', str(tmp_path_factory.mktemp('data')))
-        yield
+def data(own_data): pass
 
 
 @pytest.fixture(scope='module')
