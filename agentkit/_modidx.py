@@ -42,6 +42,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'agentkit.agents.adapter_state': ('agents.html#adapter_state', 'agentkit/agents.py'),
                                  'agentkit.agents.brief': ('agents.html#brief', 'agentkit/agents.py'),
                                  'agentkit.agents.brief_turns': ('agents.html#brief_turns', 'agentkit/agents.py'),
+                                 'agentkit.agents.demonstration': ('agents.html#demonstration', 'agentkit/agents.py'),
                                  'agentkit.agents.expert_agent': ('agents.html#expert_agent', 'agentkit/agents.py'),
                                  'agentkit.agents.explorer': ('agents.html#explorer', 'agentkit/agents.py'),
                                  'agentkit.agents.guided': ('agents.html#guided', 'agentkit/agents.py'),

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['INSTRUCTIONS', 'THINK', 'NEAR', 'PROGRAMS', 'AGENT', 'AGENT_VERSION', 'ADAPTERS', 'ASKED', 'PLACES', 'act_signature',
-           'brief', 'brief_turns', 'sayable', 'read_action', 'ConversationAdapter', 'Agent', 'ProgramPredict',
-           'ProgramAgent', 'random_agent', 'expert_agent', 'guided', 'explorer', 'student_agent', 'make_agent',
-           'adapter_state', 'save_agent', 'load_agent']
+           'brief', 'brief_turns', 'sayable', 'read_action', 'ConversationAdapter', 'Agent', 'demonstration',
+           'ProgramPredict', 'ProgramAgent', 'random_agent', 'expert_agent', 'guided', 'explorer', 'student_agent',
+           'make_agent', 'adapter_state', 'save_agent', 'load_agent']
 
-# %% ../notebooks/04_agents.ipynb #80d9d1ab
+# %% ../notebooks/04_agents.ipynb #ef1b939b
 import copy, difflib, functools, inspect, re, textwrap
 from pathlib import Path
 import dspy
 from dspy.utils.exceptions import AdapterParseError
-from .core import AgentkitError, read_json, rng, turns, write_json
+from .core import AgentkitError, Trajectory, read_json, rng, transcript, turns, write_json
 from .envs.base import find_expert
 from .lms import make_lm, named
 
@@ -192,6 +192,15 @@ class Agent(dspy.Module):
     def forward(self, task: str, trajectory: str, possible_actions: list[str]) -> dspy.Prediction:
         offered = list(possible_actions) + [THINK] * self.think
         with dspy.context(adapter=self.adapter): return self.react(task=task, trajectory=trajectory, possible_actions=offered)
+
+# %% ../notebooks/04_agents.ipynb #fcdaeda3
+def demonstration(
+    t: Trajectory, # of at least one step
+) -> dspy.Example:
+    "The episode as a demonstration for the prompt of an `Agent`: its last decision, with all that came before."
+    if not t.steps: raise AgentkitError(f'the episode of {t.task.id} has no step: there is nothing to show')
+    *before, last = t.steps
+    return dspy.Example(task=t.intro, trajectory=transcript((s.action, s.observation) for s in before), possible_actions=list(last.admissible), action=last.action).with_inputs('task', 'trajectory', 'possible_actions')
 
 # %% ../notebooks/04_agents.ipynb #8ee6cd0c
 class ProgramPredict(dspy.Predict):

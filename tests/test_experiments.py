@@ -9,6 +9,7 @@ import yaml
 from conftest import ROOT
 
 from agentkit.core import read_json
+from agentkit.datasets import read_rows
 from agentkit.sweeps import parameters, plan_cells, read_plan, read_table
 
 PLANS = sorted((ROOT/'notebooks/experiments').glob('*.yaml'))
@@ -69,6 +70,27 @@ def test_the_study_in_small(tmp_path, results):
     card = (results/'small/MODEL_CARD.md').read_text()
     assert summary['model'].dropna().iloc[-1] in card or summary['model'].dropna().iloc[-2] in card
     assert 'agents.brief' in card
+
+
+def test_kept_demonstrations_in_small(tmp_path, results):
+    "The committed sweep on the smallest world: no game and four games, with and without an episode in the prompt; the table and the figure come out of the report."
+    folder = ROOT/'notebooks/experiments'
+    full = yaml.safe_load((folder/'kept_demonstrations.yaml').read_text())
+    assert full['grid']['tasks'] == [0, 25, 100, 200, 500] and full['grid']['demos'] == ['reset', 'keep']
+    plan = dict(experiment='small', notebook=str(folder/full['notebook']), report=str(folder/full['report']), fixed=dict(env='corridor', eval_tasks=4, max_epochs=4), grid=dict(demos=['reset', 'keep'], tasks=[0, 4]))
+    (tmp_path/'small.yaml').write_text(yaml.safe_dump(plan))
+    done = subprocess.run([sys.executable, '-m', 'agentkit.cli', 'sweep', str(tmp_path/'small.yaml'), '--json'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = read_table('small').set_index(['demos', 'tasks'])
+    assert set(summary.index) == {('reset', 0), ('reset', 4), ('keep', 0), ('keep', 4)} and (summary['status'] == 'ok').all()
+    assert summary.loc[('reset', 0), 'model'] == summary.loc[('keep', 0), 'model'], 'before the first game only the prompt differs'
+    assert (summary.loc['keep', 'tokens_in'] / summary.loc['keep', 'steps'] > summary.loc['reset', 'tokens_in'] / summary.loc['reset', 'steps']).all(), 'what is kept is read in play'
+    rows = {d: {r['provenance']['task']: r['messages'] for r in read_rows(results/'small'/summary.loc[(d, 4), 'run']/'rows.jsonl')} for d in ('keep', 'reset')}
+    assert set(rows['keep']) == set(rows['reset']) and len(rows['keep']) == 4
+    for task, reset in rows['reset'].items():
+        before, same = rows['keep'][task][:-len(reset)], rows['keep'][task][-len(reset):]
+        assert same == reset and before and not any(m.get('loss') for m in before), 'what is kept is read in training, and not learned'
+    assert {p.name for p in (tmp_path/'figures').iterdir()} == {'small__success.svg', 'small__success.png'}
 
 
 def test_fewer_bits_in_small(tmp_path, results):
