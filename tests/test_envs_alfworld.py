@@ -1,5 +1,11 @@
 "Real and built games as tasks, in this process and in workers."
+import importlib.util
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +15,7 @@ from agentkit.core import AgentkitError, Task, transcript
 from agentkit.envs import games
 from agentkit.envs.alfworld import KINDS, AlfWorld, Household, data_folder, game_path, real_games
 from agentkit.envs.base import EnvPool, find_expert, list_tasks
-from agentkit.envs.engine import Game
+from agentkit.envs.engine import Game, is_known
 
 
 def add(folder, trial, kind='pick_and_place_simple', game='{"solvable": true}', trajectory=None):
@@ -153,3 +159,55 @@ def test_real_validation_games(real):
     won = sum(play(env, t)[0] for t in tasks[::20])
     env.close()
     assert won >= 6
+
+
+PLAY = '''
+import json
+from agentkit.agents import expert_agent
+from agentkit.envs.alfworld import game_path
+from agentkit.envs.base import EnvPool, list_tasks
+from agentkit.rollouts import run_many
+tasks = list_tasks('household', 'valid_unseen', 6)
+with EnvPool('household', n=2) as pool: played = run_many(expert_agent('household'), tasks, pool=pool, progress=False)
+plans = [json.loads(game_path(t).read_text())['walkthrough'] for t in tasks]
+print(json.dumps(dict(won=[t.won for t in played], kinds=sorted({t.task.kind for t in played}), said=[s.action for t in played for s in t.steps], seen=[s.observation for t in played for s in t.steps], plans=sum(plans, []))))
+'''
+
+
+def play_with(package, tmp_path):
+    "Six games, built and played where this alfworld package stands before the installed one."
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(package), os.environ.get('PYTHONPATH', '')]), 'AGENTKIT_PATHS_DATA': str(tmp_path/'data')}
+    done = subprocess.run([sys.executable, '-c', PLAY], capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def earlier_words(found):
+    assert found['won'] == [True] * 6 and found['kinds'] == sorted(KINDS)
+    for said in (found['said'], found['plans']): assert any(re.fullmatch(r'put \w+ \d+ in/on \w+ \d+', a) for a in said) and not any(a.startswith('move ') for a in said)
+    assert any(o.startswith('You put the ') for o in found['seen']) and not any(o.startswith('You move the ') for o in found['seen'])
+
+
+def test_games_in_the_words_before_alfworld_04(tmp_path):
+    "The installed package with the old words: what was built and played with it says them."
+    installed = Path(importlib.util.find_spec('alfworld').origin).parent
+    shutil.copytree(installed, tmp_path/'old/alfworld')
+    grammar = tmp_path/'old/alfworld/data/alfred.twl2'
+    text = grammar.read_text()
+    for new, old in (('move {o} to {r}', 'put {o} in/on {r}'), ('You move the {o.name} to the {r.name}.', 'You put the {o.name} in/on the {r.name}.')):
+        assert new in text
+        text = text.replace(new, old)
+    grammar.write_text(text)
+    earlier_words(play_with(tmp_path/'old', tmp_path))
+
+
+@pytest.mark.slow
+def test_the_package_of_alfworld_035(tmp_path):
+    "The real package: its games are built, known without being trusted, and won."
+    got = subprocess.run([sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', 'alfworld==0.3.5', '-d', str(tmp_path)], capture_output=True, text=True)
+    if got.returncode: pytest.skip('alfworld 0.3.5 cannot be downloaded')
+    wheel, = tmp_path.glob('*.whl')
+    shutil.unpack_archive(wheel, tmp_path/'old', 'zip')
+    earlier_words(play_with(tmp_path/'old', tmp_path))
+    built = next((tmp_path/'data').rglob('game.tw-pddl'))
+    assert is_known(json.loads(built.read_text())), 'also where another version is installed'

@@ -195,7 +195,7 @@ def _furnish(kind, layout, thing, goal, random):
         free[where[name]] -= 1
     return where
 
-# %% ../../notebooks/03b_envs.games.ipynb #ed06240d
+# %% ../../notebooks/03b_envs.games.ipynb #f2b611fe
 class _Plan:
     "Commands that win, written while walking through the room."
     def __init__(self, layout, where):
@@ -229,7 +229,8 @@ class _Plan:
 
     def put(self, thing, place):
         self.go(place, inside=True)
-        self.do('move', thing, 'to', place)
+        if 'move {o} to {r}' in shipped('alfred.twl2'): self.do('move', thing, 'to', place)
+        else: self.do('put', thing, 'in/on', place) # before ALFWorld 0.4
 
 # %% ../../notebooks/03b_envs.games.ipynb #a4ba5948
 def _walkthrough(kind, layout, where, thing, goal):
