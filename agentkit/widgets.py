@@ -11,10 +11,10 @@ from pathlib import Path
 from .collection import Record, rate as write_rating, read_ratings
 from .core import AgentkitError, Trajectory, need
 
-# %% ../notebooks/16_widgets.ipynb #7a048721
+# %% ../notebooks/16_widgets.ipynb #cc2a28c7
 SCALES = {'1–5': {str(n): n for n in range(1, 6)}, '0–1': {'bad': 1, 'good': 5}} # name → label of a button → rating
 
-def _page(text): return f'<pre style="white-space: pre-wrap; line-height: 1.35; margin: 0">{text}</pre>'
+def _page(text): return f'<pre style="white-space: pre-wrap; word-break: normal; line-height: 1.35; margin: 0">{text}</pre>'
 
 def _told(r):
     "A record as a page: who said what, and the answer to rate."
