@@ -98,11 +98,11 @@ def finish(
     if out: write_json(Path(out)/'result.json', result)
     return result
 
-# %% ../notebooks/17_sweeps.ipynb #16b83f5a
+# %% ../notebooks/17_sweeps.ipynb #d9e20c4b
 def execute(notebook, out, params: dict, log=None):
     "Run a notebook with these parameters from the project folder, and keep the executed copy; what it prints goes to `log`."
     need('papermill', 'lab').execute_notebook(str(notebook), str(out), params, cwd=str(root()), kernel_name='python3', progress_bar=False,
-        request_save_on_cell_execute=False, stdout_file=log, stderr_file=log)
+        request_save_on_cell_execute=False, stdout_file=log, stderr_file=log, extra_arguments=['--IPKernelApp.log_level=ERROR']) # not a warning about TCP for each cell
 
 # %% ../notebooks/17_sweeps.ipynb #a721b339
 def run_cell(cell: Cell, progress: bool = True) -> dict:
