@@ -122,7 +122,7 @@ def run_cell(cell: Cell, progress: bool = True) -> dict:
     write_json(cell.folder/'status.json', status)
     return status
 
-# %% ../notebooks/17_sweeps.ipynb #40ef3623
+# %% ../notebooks/17_sweeps.ipynb #dfa9e161
 def sweep(
     cells: list[Cell],
     jobs: int | None = None, # cells at the same time; None: as in settings.ini
@@ -137,9 +137,10 @@ def sweep(
     if jobs > 1: os.environ.setdefault('OMP_NUM_THREADS', str(max(1, os.cpu_count() // jobs))) # kernels inherit it: together they use each core once
     def run(numbered):
         i, cell = numbered
-        if progress: print(f'[{i}/{len(cells)}] {cell.experiment}/{cell.run}: {cell.label}', file=sys.stderr, flush=True)
+        def tell(text): sys.stderr.write(f'[{i}/{len(cells)}] {text}\n' if progress else '') # a line at once, whoever else writes
+        tell(f'{cell.experiment}/{cell.run}: {cell.label}')
         status = run_cell(cell, progress)
-        if progress: print(f'[{i}/{len(cells)}] {"already there" if status["skipped"] else status["status"]}{" · " + status["error"] if status["error"] else ""}', file=sys.stderr, flush=True)
+        tell(('already there' if status['skipped'] else status['status']) + (f' · {status["error"]}' if status['error'] else ''))
         return status
     with ThreadPoolExecutor(jobs) as threads: statuses = list(threads.map(run, enumerate(cells, 1)))
     summary = collect(cells, statuses)
