@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['INSTRUCTIONS', 'THINK', 'NEAR', 'PROGRAMS', 'AGENT', 'AGENT_VERSION', 'ADAPTERS', 'ASKED', 'PLACES', 'act_signature',
-           'brief', 'brief_turns', 'sayable', 'read_action', 'ConversationAdapter', 'Agent', 'demonstration',
-           'ProgramPredict', 'ProgramAgent', 'random_agent', 'expert_agent', 'guided', 'explorer', 'student_agent',
-           'make_agent', 'adapter_state', 'save_agent', 'load_agent']
+           'brief', 'brief_turns', 'sayable', 'read_action', 'ConversationAdapter', 'Agent', 'demonstration', 'decided',
+           'retrace', 'ProgramPredict', 'ProgramAgent', 'random_agent', 'expert_agent', 'guided', 'explorer',
+           'student_agent', 'make_agent', 'adapter_state', 'save_agent', 'load_agent']
 
 # %% ../notebooks/04_agents.ipynb #ef1b939b
 import copy, difflib, functools, inspect, re, textwrap
@@ -202,18 +202,30 @@ def demonstration(
     *before, last = t.steps
     return dspy.Example(task=t.intro, trajectory=transcript((s.action, s.observation) for s in before), possible_actions=list(last.admissible), action=last.action).with_inputs('task', 'trajectory', 'possible_actions')
 
-# %% ../notebooks/04_agents.ipynb #8ee6cd0c
+# %% ../notebooks/04_agents.ipynb #80c331da
+def decided(react: dspy.Predict, action: str, **inputs) -> dspy.Prediction:
+    "Put a decision that was taken elsewhere into DSPy's trace, as if this predictor had taken it."
+    return react._forward_postprocess([dict(action=action)], react.signature, **inputs)
+
+def retrace(
+    agent: Agent,
+    t: Trajectory,
+    right=None, # (trajectory, step, inputs) -> what should have been done; None: what was done
+):
+    "Put the decisions of a recorded episode into DSPy's trace, as if the agent had just taken them; nobody is asked, and nothing is played."
+    told = []
+    for s in t.steps:
+        state = dict(task=t.intro, trajectory=transcript(told), possible_actions=list(s.admissible))
+        decided(agent.react, right(t, s, state) if right else s.action, **{**state, 'possible_actions': state['possible_actions'] + [THINK] * agent.think})
+        told.append((s.action, s.observation))
+
 class ProgramPredict(dspy.Predict):
     "A predictor whose answer comes from a Python function of the same inputs."
     def __init__(self, signature, function):
         super().__init__(signature)
         self.function = function
 
-    def forward(self, **inputs): return self.record(self.function(**inputs), **inputs)
-
-    def record(self, action, **inputs):
-        "Put a decision that was taken elsewhere into the trace, as if this predictor had taken it."
-        return self._forward_postprocess([dict(action=action)], self.signature, **inputs)
+    def forward(self, **inputs): return decided(self, self.function(**inputs), **inputs)
 
 class ProgramAgent(Agent):
     "A program that plays: `function(task, trajectory, possible_actions) -> action`."

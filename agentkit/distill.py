@@ -6,15 +6,15 @@
 __all__ = ['METHODS', 'TRIES', 'DECISION', 'DECISION_VERSION', 'BootstrapFinetune', 'Replay', 'Distilled', 'distill_from',
            'distill', 'model_card', 'Decision', 'promote']
 
-# %% ../notebooks/12_distill.ipynb #ffebe3a3
+# %% ../notebooks/12_distill.ipynb #ae364e1c
 import dataclasses, functools
 from dataclasses import dataclass, field
 from pathlib import Path
 import dspy
 from dspy.clients.utils_finetune import TrainDataFormat
 from dspy.teleprompt.bootstrap_finetune import build_call_data_from_trace
-from .agents import THINK, Agent, ProgramPredict, adapter_state, explorer, guided, make_agent, save_agent
-from .core import AgentkitError, Task, Trajectory, need, read_json, transcript, write_json
+from .agents import Agent, ProgramPredict, adapter_state, explorer, guided, make_agent, retrace, save_agent
+from .core import AgentkitError, Task, Trajectory, need, read_json, write_json
 from .datasets import episode_rows, keep, provenance, read_rows, write_rows
 from .evals import Report, compare
 from .judges import passes, success
@@ -48,7 +48,7 @@ class BootstrapFinetune(dspy.BootstrapFinetune):
             t = getattr(d['prediction'], 'episode', None)
             yield {**row, 'provenance': provenance(t, d['trace'][i][0].signature) if t else {}}
 
-# %% ../notebooks/12_distill.ipynb #1bfb6405
+# %% ../notebooks/12_distill.ipynb #d737e043
 class Replay(dspy.Module):
     "A teacher that plays recorded episodes again, decision by decision, for DSPy's trace."
     def __init__(self,
@@ -57,19 +57,15 @@ class Replay(dspy.Module):
         correct: Agent | None = None, # says what should have been done at each step of an episode that it did not play; None: what was done
     ):
         super().__init__()
-        self.policy = Agent(think=False)
+        self.policy = Agent(think=student.think)
         self.policy.react = ProgramPredict(student.react.signature, function=None)
         self.policy.react.demos = list(student.react.demos)
-        self._thought = [THINK] * student.think
         self._episodes = {(t.task.id, t.seed, t.policy): t for t in trajectories}
         self._right = functools.partial(_right, correct)
 
     def forward(self, key) -> dspy.Prediction:
-        t, told = self._episodes[tuple(key)], []
-        for s in t.steps:
-            state = dict(task=t.intro, trajectory=transcript(told), possible_actions=list(s.admissible))
-            self.policy.react.record(self._right(t, s, state), **{**state, 'possible_actions': state['possible_actions'] + self._thought}) # the prompt that the student will see
-            told.append((s.action, s.observation))
+        t = self._episodes[tuple(key)]
+        retrace(self.policy, t, self._right) # with the prompt that the student will see
         return episode_prediction(t)
 
     def examples(self) -> list[dspy.Example]: return [dspy.Example(key=k).with_inputs('key') for k in self._episodes]

@@ -7,9 +7,9 @@ __all__ = ['METHODS', 'EPISODE', 'PROPOSAL', 'ENDS', 'COUNTS', 'episode_of', 'st
            'find_method', 'budget', 'budget_text', 'feedback', 'Rollout', 'ProposalAdapter', 'with_prompt', 'prompt_of',
            'Optimised', 'optimize']
 
-# %% ../notebooks/11_optimizers.ipynb #d59e65e2
+# %% ../notebooks/11_optimizers.ipynb #12d6a611
 import contextlib, copy, dataclasses, functools, math, re, tempfile, threading, time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,13 +19,13 @@ from dspy import lm15
 from dspy.teleprompt.gepa import InstructionProposer
 from dspy.teleprompt.mipro_optimizer_v2 import AUTO_RUN_SETTINGS, MIN_MINIBATCH_SIZE
 from dspy.utils.exceptions import AdapterParseError
-from .agents import Agent, ProgramPredict, save_agent
-from .core import AgentkitError, EpisodeError, Task, Trajectory, digest, need, read_json, rng, transcript, write_json
+from .agents import Agent, ProgramPredict, retrace, save_agent
+from .core import AgentkitError, EpisodeError, Journal, Task, Trajectory, digest, need, read_json, rng, trajectory, transcript, write_json
 from .envs.base import EnvPool, find_expert
 from .evals import Report, compare, evaluate
 from .judges import success
 from .lms import cost, make_lm, usage
-from .rollouts import Limits, Player, examples
+from .rollouts import Limits, Player, episode_prediction, examples
 from .tasks import check_disjoint, check_tasks
 
 # %% ../notebooks/11_optimizers.ipynb #1a188a64
@@ -245,14 +245,25 @@ def feedback(
         *([f'Done again and again: {", ".join(often)}.'] if often else []),
         *(['The last steps:', transcript((s.action, s.observation) for s in t.steps[-last:])] if t.steps else [])])
 
-# %% ../notebooks/11_optimizers.ipynb #f846e084
+# %% ../notebooks/11_optimizers.ipynb #142796f6
 class _Stop(BaseException):
     "Leaves the optimiser at once; its cause is the error to show."
 
 class _Ledger:
     "What a search really needs, over all threads and all copies of the program."
-    def __init__(self, bar): self.bar, self.lock, self.error, self.running, self.spent = bar, threading.Lock(), None, {}, Counter()
+    def __init__(self, bar, journal=None):
+        self.bar, self.lock, self.error, self.running, self.spent = bar, threading.Lock(), None, {}, Counter()
+        self.journal, self.answers = journal and Journal(journal), defaultdict(deque)
+        for row in self.journal.rows() if journal else (): self.answers[row['asked']].append(row['answer'])
+
     def __deepcopy__(self, memo): return self
+
+    def recall(self, asked):
+        "What was answered in an earlier run; each answer is given once, because a search that asks twice wants two."
+        with self.lock: return self.answers[asked].popleft() if self.answers[asked] else None
+
+    def keep(self, asked, answer):
+        if self.journal is not None: self.journal.append(dict(asked=asked, answer=answer))
 
     def add(self, **counts):
         with self.lock: self.spent.update(counts)
@@ -278,7 +289,7 @@ class _Ledger:
         finally: del self.running[key]
         return mine.result()
 
-# %% ../notebooks/11_optimizers.ipynb #26c6f32f
+# %% ../notebooks/11_optimizers.ipynb #af457515
 class Rollout(Player):
     "An episode in a simulated world: at each step the policy's `react` chooses one of the possible actions, until the task is done or the steps are used up."
     def __init__(self, policy, tasks, pool, limits, seed, ledger):
@@ -293,10 +304,24 @@ class Rollout(Player):
 
     def _traced(self, task_id):
         with dspy.context(trace=[]):
-            try: prediction = super().forward(task_id, self._seed)
-            except AgentkitError as e: self._ledger.stop(e)
-            self._ledger.played(prediction.episode)
-            return prediction, dspy.settings.trace
+            t = self._recalled(task_id) or self._fresh(task_id)
+            self._ledger.played(t)
+            return episode_prediction(t), dspy.settings.trace
+
+    def _recalled(self, task_id):
+        if not (row := self._ledger.recall(self._asked(task_id))): return None
+        retrace(self.policy, t := trajectory(row))
+        return t
+
+    def _fresh(self, task_id):
+        try: t = super().forward(task_id, self._seed).episode
+        except AgentkitError as e: self._ledger.stop(e)
+        if t.termination != 'error': self._ledger.keep(self._asked(task_id), t.to_dict())
+        return t
+
+    def _asked(self, task_id):
+        lm = self.policy.react.lm or dspy.settings.lm
+        return digest('episode', self.policy.name, prompt_of(self.policy), [str(lm and lm.kwargs.get(k)) for k in ('temperature', 'rollout_id')], task_id, self._seed, n=24)
 
 class _Metric:
     "A metric as the optimisers need it: always a number, and with words for those who read."
@@ -310,7 +335,7 @@ class _Metric:
         score = float(getattr(found, 'score', found) or 0)
         return dspy.Prediction(score=score, feedback=getattr(found, 'feedback', None) or feedback(pred.episode)) if self.words else score
 
-# %% ../notebooks/11_optimizers.ipynb #76e4af14
+# %% ../notebooks/11_optimizers.ipynb #22619304
 class ProposalAdapter(dspy.ChatAdapter):
     "Reads what the prompt model proposes; where it cannot be read, the old instruction is the proposal. All calls are counted."
     def __init__(self, ledger):
@@ -318,14 +343,25 @@ class ProposalAdapter(dspy.ChatAdapter):
         self.ledger = ledger
 
     def __call__(self, lm, lm_kwargs, signature, demos, inputs):
+        asked = digest('proposal', lm.model, self.format(signature, demos, inputs), n=24)
+        if told := self.ledger.recall(asked):
+            self.ledger.add(**told['spent'])
+            return told['fields']
+        spent = Counter()
+        try: fields = self._ask(lm, lm_kwargs, signature, demos, inputs, spent)
+        finally: self.ledger.add(**spent)
+        self.ledger.keep(asked, dict(fields=fields, spent=spent))
+        return fields
+
+    def _ask(self, lm, lm_kwargs, signature, demos, inputs, spent):
         try:
             with dspy.track_usage() as used: return super().__call__(lm, lm_kwargs, signature, demos, inputs)
         except (AdapterParseError, EpisodeError):
-            self.ledger.add(unreadable=1)
+            spent['unreadable'] += 1
             if 'proposed_instruction' not in signature.output_fields: raise
             return [dict(proposed_instruction=inputs['basic_instruction'])]
         except Exception as e: self.ledger.stop(AgentkitError(f'the prompt model {lm.model} failed: {e}') if not isinstance(e, AgentkitError) else e)
-        finally: self.ledger.add(**{f'prompt_{k}': v for k, v in {**usage(used), 'calls': 1}.items()})
+        finally: spent.update({f'prompt_{k}': v for k, v in {**usage(used), 'calls': 1}.items()})
 
 # %% ../notebooks/11_optimizers.ipynb #ad1b5463
 def with_prompt(
@@ -487,7 +523,7 @@ def _say(b):
     from tqdm.auto import tqdm
     tqdm.write(budget_text(b))
 
-# %% ../notebooks/11_optimizers.ipynb #d53f51df
+# %% ../notebooks/11_optimizers.ipynb #280f4900
 def _found(agent, shown_by, train, method, m, s, prompt_lm, metric, pool, limits, seed, threads, folder, progress, expected):
     "What the search found and what it needed; a search that is finished is read, not repeated."
     from tqdm.auto import tqdm
@@ -497,7 +533,7 @@ def _found(agent, shown_by, train, method, m, s, prompt_lm, metric, pool, limits
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with tqdm(total=expected['search'][1], desc=method, unit='episode', disable=not progress) as bar, open(folder/'search.log', 'a') as log:
-        ledger = _Ledger(bar)
+        ledger = _Ledger(bar, folder/f'search-{key}.jsonl')
         prompt = _search(agent, shown_by, train, m, s, prompt_lm, metric, pool, limits, seed, threads, ledger, log)
     spent = {k: ledger.spent[k] for k in COUNTS}
     paid = [cost(_model(agent).model, *(spent[k] for k in EPISODE)), cost(prompt_lm.model, *(spent[f'prompt_{k}'] for k in EPISODE)) if spent['prompt_calls'] else 0.]

@@ -291,6 +291,25 @@ def test_an_interrupted_run_goes_on_where_it_stopped(where, corridor, tmp_path):
     assert made.kept and made.compare == straight.compare and made.prompts == straight.prompts
 
 
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('share', [.3, .8])
+def test_an_interrupted_search_asks_nothing_twice(method, share, corridor, tmp_path):
+    "The server dies within the search; the second call ends like an undisturbed one, and both together asked as much, but for the episode that was cut off."
+    tasks = [[Task(f'{split}/{i}', 'corridor', split=split, data=dict(doors=2 + i % 3)) for i in range(6)] for split in ('train', 'seen')]
+    def run(calls, folder):
+        engine = Failing(calls, talent=0. if method in ('miprov2', 'gepa') else .5)
+        return engine, lambda: optimize(corridor_teacher(engine), *tasks, method, proposer(), folder=tmp_path/folder, threads=1, **SMALL[method], **corridor)
+    whole, search = run(10**6, 'straight')
+    straight = search()
+    dying, search = run(sum(straight.before.episodes['steps']) + int(share * straight.spent['calls']), 'again')
+    with pytest.raises(AgentkitError, match='nobody answers'): search()
+    assert not (tmp_path/'again/search.json').exists()
+    back, search = run(10**6, 'again')
+    made = search()
+    assert back.calls < whole.calls and whole.calls <= dying.calls + back.calls <= whole.calls + corridor['limits'].max_steps
+    assert made.prompts == straight.prompts and made.compare == straight.compare and made.spent == straight.spent
+
+
 def test_another_search_in_the_same_folder_is_another_search(corridor, tmp_path):
     run = lambda text: optimize(corridor_teacher(), corridors(5), corridors(3, 'seen'), prompt_lm=scripted_lm(proposer(text).script.replies, name=f'scripted-{text[:4]}'), folder=tmp_path, **SMALL['miprov2'], **corridor)
     assert not run('Hurry.').kept and run(RULE).kept
