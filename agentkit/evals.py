@@ -15,7 +15,7 @@ from .envs.base import ENVIRONMENTS, find_progress
 from .lms import cost
 from .rollouts import Limits, run_many
 
-# %% ../notebooks/10_evals.ipynb #df55a6c4
+# %% ../notebooks/10_evals.ipynb #740076c7
 def rate_interval(
     wins: 'pd.Series', # 0/1 an episode, indexed by task id
     level: float = .95,
@@ -24,10 +24,11 @@ def rate_interval(
     "The interval of a success rate, between 0 and 1."
     from statsmodels.stats.proportion import proportion_confint
     if wins.empty: raise AgentkitError('no episodes: a rate of nothing has no interval')
-    if wins.index.is_unique:
-        low, high = proportion_confint(int(wins.sum()), len(wins), 1 - level, method='wilson')
+    tasks = wins.groupby(level=0).mean()
+    if wins.index.is_unique or tasks.nunique() == 1: # equal values have a bootstrap without width
+        low, high = proportion_confint(float(tasks.sum()), len(tasks), 1 - level, method='wilson')
         return float(low), float(high)
-    return _bootstrap_mean(wins.groupby(level=0).mean(), level, draws)
+    return _bootstrap_mean(tasks, level, draws)
 
 def _bootstrap_mean(values, level, draws):
     import numpy as np
