@@ -6,8 +6,8 @@
 __all__ = ['METHODS', 'TRIES', 'DECISION', 'DECISION_VERSION', 'BootstrapFinetune', 'Replay', 'Distilled', 'distill_from',
            'distill', 'model_card', 'Decision', 'promote']
 
-# %% ../notebooks/12_distill.ipynb #ae364e1c
-import dataclasses, functools
+# %% ../notebooks/12_distill.ipynb #da7b86d3
+import contextlib, dataclasses, functools, io, logging
 from dataclasses import dataclass, field
 from pathlib import Path
 import dspy
@@ -92,7 +92,7 @@ class Distilled:
         "The training losses as a table."
         return self.agent.react.lm.provider.losses(self.agent.name)
 
-# %% ../notebooks/12_distill.ipynb #cbb63eeb
+# %% ../notebooks/12_distill.ipynb #871b5403
 def distill_from(
     student: str | Agent, # "local/nano", "local/smollm2-135m", "openai/gpt-4o-mini-2024-07-18", ... or an agent with such a model
     trajectories: list[Trajectory], # recorded episodes
@@ -110,9 +110,20 @@ def distill_from(
     used = keep(shown, threshold) + [t for t in trajectories if t not in shown]
     teacher, program = Replay(used, agent, correct), Player(agent, [])
     optimizer = BootstrapFinetune(threshold=float('-inf'), rows_path=Path(folder)/'rows.jsonl', adapter=agent.adapter, train_kwargs=train)
-    trained = optimizer.compile(program, teacher=teacher, trainset=teacher.examples()).policy
+    with _quiet(): trained = optimizer.compile(program, teacher=teacher, trainset=teacher.examples()).policy
     card, rows = trained.react.lm.provider.card(trained.name), read_rows(Path(folder)/'rows.jsonl')
     return Distilled(trained, _named(trained, card['base']), card, len(rows), sum('instead' in m for r in rows for m in r['messages']), trajectories)
+
+@contextlib.contextmanager
+def _quiet():
+    "Without what DSPy says of each of its steps (log, and a bar on standard output): nothing is played here, and training has a bar of its own. Warnings are heard."
+    loggers = [logging.getLogger(n) for n in ('dspy.teleprompt.bootstrap_finetune', 'dspy.evaluate.evaluate')]
+    levels = [l.level for l in loggers]
+    for l in loggers: l.setLevel(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()): yield
+    finally:
+        for l, level in zip(loggers, levels): l.setLevel(level)
 
 def _named(agent, model): return f"{agent.name.partition('/')[0]}/{model}" # as a policy
 

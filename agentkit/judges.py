@@ -11,7 +11,7 @@ __all__ = ['VERDICT', 'VERDICT_VERSION', 'exact_match', 'Stars', 'BRIEF', 'STOPS
            'good_steps', 'rating_table', 'Prefer', 'Preference', 'Pairwise', 'Strict', 'name_of', 'task_of',
            'judge_all', 'rate_trajectories', 'read_verdicts', 'stand_in_judge']
 
-# %% ../notebooks/06_judges.ipynb #1532709d
+# %% ../notebooks/06_judges.ipynb #0824a916
 import dataclasses, functools, json, threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -21,7 +21,7 @@ import dspy
 from dspy import lm15
 from dspy.utils.exceptions import AdapterParseError, LMAuthError, LMBillingError, LMConfigurationError, LMError, LMInvalidRequestError, LMUnsupportedFeatureError, LMUnsupportedModelError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, conlist, create_model
-from .core import AgentkitError, EpisodeError, Journal, Task, Trajectory, digest, rng, transcript, turns
+from .core import AgentkitError, EpisodeError, Journal, Task, Trajectory, digest, progress_bar, rng, transcript, turns
 from .envs.base import EnvPool, find_expert
 from .lms import make_lm, usage
 from .rollouts import episode_prediction
@@ -668,7 +668,7 @@ def _judged(judge, item, sampling):
     gold, pred = item if isinstance(item, tuple) else (None, episode_prediction(item))
     return Verdict(judge(gold, pred), judge=name_of(judge))
 
-# %% ../notebooks/06_judges.ipynb #1f90b229
+# %% ../notebooks/06_judges.ipynb #d82fdb1f
 def judge_all(
     judge, # a `Judge`, or any metric
     items: list, # what `judge.verdict` takes: trajectories, or tuples such as (gold, pred)
@@ -690,9 +690,8 @@ def judge_all(
     return [rescored(done[k]) for k in keys]
 
 def _in_flight(judge, missing, sampling, parallel, total, progress):
-    from tqdm.auto import tqdm
     if missing and hasattr(getattr(judge, 'lm', None), 'check'): judge.lm.check()
-    status, bar = Counter(), tqdm(total=total, initial=total - len(missing), desc=name_of(judge), unit='verdict', disable=not progress)
+    status, bar = Counter(), progress_bar(total=total, initial=total - len(missing), desc=name_of(judge), unit='verdict', disable=not progress)
     with bar, ThreadPoolExecutor(parallel) as threads:
         futures = {threads.submit(_judged, judge, x, sampling): k for k, x in missing.items()}
         try:

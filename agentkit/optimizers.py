@@ -7,7 +7,7 @@ __all__ = ['METHODS', 'EPISODE', 'PROPOSAL', 'ENDS', 'COUNTS', 'episode_of', 'st
            'find_method', 'budget', 'budget_text', 'feedback', 'Rollout', 'ProposalAdapter', 'with_prompt', 'prompt_of',
            'Optimised', 'optimize']
 
-# %% ../notebooks/11_optimizers.ipynb #12d6a611
+# %% ../notebooks/11_optimizers.ipynb #addf662c
 import contextlib, copy, dataclasses, functools, math, re, tempfile, threading, time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from dspy.teleprompt.gepa import InstructionProposer
 from dspy.teleprompt.mipro_optimizer_v2 import AUTO_RUN_SETTINGS, MIN_MINIBATCH_SIZE
 from dspy.utils.exceptions import AdapterParseError
 from .agents import Agent, ProgramPredict, retrace, save_agent
-from .core import AgentkitError, EpisodeError, Journal, Task, Trajectory, digest, need, read_json, rng, trajectory, transcript, write_json
+from .core import AgentkitError, EpisodeError, Journal, Task, Trajectory, digest, need, progress_bar, read_json, rng, trajectory, transcript, write_json
 from .envs.base import EnvPool, find_expert
 from .evals import Report, compare, evaluate
 from .judges import success
@@ -523,16 +523,15 @@ def _say(b):
     from tqdm.auto import tqdm
     tqdm.write(budget_text(b))
 
-# %% ../notebooks/11_optimizers.ipynb #280f4900
+# %% ../notebooks/11_optimizers.ipynb #4cadd278
 def _found(agent, shown_by, train, method, m, s, prompt_lm, metric, pool, limits, seed, threads, folder, progress, expected):
     "What the search found and what it needed; a search that is finished is read, not repeated."
-    from tqdm.auto import tqdm
     path = folder/'search.json'
     key = digest(method, s, seed, agent.name, shown_by and shown_by.name, prompt_of(agent), [t.id for t in train], prompt_lm.model, getattr(metric, '__qualname__', ''), dataclasses.asdict(limits), n=24)
     if path.is_file() and (there := read_json(path)).get('key') == key: return there
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    with tqdm(total=expected['search'][1], desc=method, unit='episode', disable=not progress) as bar, open(folder/'search.log', 'a') as log:
+    with progress_bar(total=expected['search'][1], desc=method, unit='episode', disable=not progress) as bar, open(folder/'search.log', 'a') as log:
         ledger = _Ledger(bar, folder/f'search-{key}.jsonl')
         prompt = _search(agent, shown_by, train, m, s, prompt_lm, metric, pool, limits, seed, threads, ledger, log)
     spent = {k: ledger.spent[k] for k in COUNTS}

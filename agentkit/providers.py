@@ -7,7 +7,7 @@ __all__ = ['LEAST', 'LONGEST', 'TRAINING', 'PATIENCE', 'OPENAI', 'ENDED', 'STATU
            'training_price', 'count_tokens', 'Estimate', 'estimate', 'Api', 'PracticeServer', 'OpenAIJob',
            'OpenAIProvider']
 
-# %% ../notebooks/09a_providers.ipynb #a34c52c9
+# %% ../notebooks/09a_providers.ipynb #c2495a70
 import dataclasses, email, importlib.metadata, importlib.util, json, math, os, re, threading, time, uuid
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,8 +15,7 @@ from pathlib import Path
 import dspy.clients.openai, tenacity
 from dspy import lm15
 from dspy.clients.utils_finetune import TrainingStatus
-from tqdm.auto import tqdm
-from .core import AgentkitError, Journal, digest, locked, need, path_of, read_json, root, write_json, write_text
+from .core import AgentkitError, Journal, digest, locked, need, path_of, progress_bar, read_json, root, write_json, write_text
 from .datasets import conversations, episode_rows, export
 from .lms import RemoteEngine, backoff
 from .training import check_row
@@ -398,11 +397,11 @@ def _created(api, record, config, looked):
         return found or client.fine_tuning.jobs.create(model=record['base'], training_file=record['file_id'], method=method, seed=config.seed, **({'suffix': config.suffix} if config.suffix else {}))
     return api.ask(f'create a job for {record["base"]}', attempt).id
 
-# %% ../notebooks/09a_providers.ipynb #ec5eb170
+# %% ../notebooks/09a_providers.ipynb #00502396
 def _watched(api, job, folder, record, poll):
     "The record of the job when it has succeeded; else an error with what the provider says."
     id = record['job_id']
-    with tqdm(desc=f'fine-tuning {record["base"]}' + (f' ≈ ${record["estimate"]:.2f}' if record['estimate'] is not None else '')) as bar:
+    with progress_bar(desc=f'fine-tuning {record["base"]}' + (f' ≈ ${record["estimate"]:.2f}' if record['estimate'] is not None else '')) as bar:
         while True:
             remote = api.ask(f'ask for job {id}', lambda client: client.fine_tuning.jobs.retrieve(id))
             job._status = STATUS.get(remote.status, TrainingStatus.pending)

@@ -6,12 +6,12 @@
 __all__ = ['Limits', 'run_episode', 'play', 'episode_key', 'read_trajectories', 'run_many', 'Player', 'episode_prediction',
            'examples']
 
-# %% ../notebooks/05_rollouts.ipynb #bfcec08e
+# %% ../notebooks/05_rollouts.ipynb #5d3e5057
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 import dspy
-from .core import AgentkitError, EpisodeError, Journal, Step, Task, Trajectory, trajectory, transcript
+from .core import AgentkitError, EpisodeError, Journal, Step, Task, Trajectory, progress_bar, trajectory, transcript
 from .envs.base import EnvPool, WorkerError
 from .lms import usage
 
@@ -74,7 +74,7 @@ def play(policy, pool: EnvPool, task: Task, seed=0, limits=Limits(), attempts: i
         except WorkerError as e:
             if not left: return Trajectory(task, policy.name, seed, '', termination='error', error=str(e).splitlines()[0])
 
-# %% ../notebooks/05_rollouts.ipynb #8e4462c0
+# %% ../notebooks/05_rollouts.ipynb #dc0c778f
 def episode_key(t: Trajectory) -> tuple: return (t.task.id, t.policy, t.seed)
 
 def read_trajectories(path) -> list[Trajectory]:
@@ -111,8 +111,7 @@ def run_many(
     return [done[(t.id, policy.name, s)] for t, s in todo]
 
 def _in_flight(policy, pool, missing, limits, parallel, total, progress):
-    from tqdm.auto import tqdm
-    bar = tqdm(total=total, initial=total - len(missing), desc=policy.name, unit='episode', disable=not progress)
+    bar = progress_bar(total=total, initial=total - len(missing), desc=policy.name, unit='episode', disable=not progress)
     won = n = 0
     with bar, ThreadPoolExecutor(parallel) as threads:
         futures = [threads.submit(play, policy, pool, t, s, limits) for t, s in missing]

@@ -11,14 +11,13 @@ __all__ = ['ROLES', 'END', 'SPECIAL', 'TEMPLATE', 'SIZES', 'SPREAD', 'SERVED', '
 import os
 os.environ.setdefault('GOMP_SPINCOUNT', '10000') # read when torch is loaded: threads that spin for long make training several times slower when a core is shared
 
-# %% ../notebooks/09_training.ipynb #d97179c8
+# %% ../notebooks/09_training.ipynb #1c0a1825
 import dataclasses, functools, hashlib, importlib.metadata, importlib.util, json, math, re, time
 from dataclasses import dataclass
 from pathlib import Path
 from dspy.clients.provider import Provider, TrainingJob
 from dspy.clients.utils_finetune import TrainingStatus
-from tqdm.auto import tqdm
-from .core import AgentkitError, Journal, digest, locked, need, path_of, read_json, rng, write_text
+from .core import AgentkitError, Journal, digest, locked, need, path_of, progress_bar, read_json, rng, write_text
 from .datasets import episode_rows, rename
 from .weights import known_type, tensor_types, write_gguf, write_gguf_adapter
 from .serving import file_sha256, local_lm, model_dir, read_card, stop_servers, write_card
@@ -320,7 +319,7 @@ class Trained:
         c = self.card
         return f'**{self.id}** from {c["base"]}: {c["steps"]} steps, {c["tokens"]:,} tokens, loss {c["losses"]["first"]:.3f} → **{c["losses"]["last"]:.3f}**'
 
-# %% ../notebooks/09_training.ipynb #27820ff1
+# %% ../notebooks/09_training.ipynb #70ca777a
 CHECKPOINT_SECONDS = 60
 
 class _Loop:
@@ -371,11 +370,11 @@ class _Loop:
     def run(self, lengths, row, progress):
         "All steps that are left; `row(epoch, i)` gives row number i."
         steps = plan(lengths, self.config)
-        with tqdm(total=len(steps), initial=self.step, desc='training', disable=not progress) as bar:
+        with progress_bar(total=len(steps), initial=self.step, desc='training', disable=not progress) as bar:
             while self.step < len(steps):
                 epoch, batch = steps[self.step]
                 done = self.advance([row(epoch, i) for i in batch], epoch, len(steps))
-                bar.set_postfix(epoch=epoch + 1, loss=f'{done["loss"]:.3f}')
+                bar.set_postfix(epoch=epoch + 1, loss=f'{done["loss"]:.3f}', refresh=False)
                 bar.update()
                 if time.time() - self.saved > CHECKPOINT_SECONDS: self.save()
 

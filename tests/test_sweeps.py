@@ -38,6 +38,16 @@ def test_a_sweep_ends_in_tables(tmp_path, results):
     assert {'params.json', 'stamp.json', 'result.json', 'run.ipynb'} <= {p.name for p in folder.iterdir()}
 
 
+def test_how_far_a_cell_is_comes_out_as_text(tmp_path, results):
+    code = "import time\nfrom agentkit.core import progress_bar\nfor _ in progress_bar(range(40), desc='counting'): time.sleep(.02)\n" + DOUBLE
+    file = plan(tmp_path, code, grid={'x': [1]})
+    done = subprocess.run([sys.executable, '-m', 'agentkit.cli', 'sweep', str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.split('\n') if 'counting' in line]
+    assert 'counting: 100%' in said[-1] and len(said) < 5, 'not a widget that nobody sees, and not a line for each step where it is not a terminal'
+    assert [line for line in done.stderr.split('\n') if line.startswith('[1/1]')][-1] == '[1/1] ok' and 'TCP' not in done.stderr
+
+
 def test_a_second_run_runs_nothing(tmp_path, results):
     cells = plan_cells(read_plan(plan(tmp_path, DOUBLE)))
     first = sweep(cells, progress=False)

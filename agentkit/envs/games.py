@@ -8,14 +8,13 @@ __all__ = ['RECEPTACLES', 'ALWAYS', 'SOMETIMES', 'SINGLE', 'WEIGHT', 'CAPACITY',
            'PROPERTIES', 'NEEDED_TYPES', 'may_hold', 'can_be', 'Layout', 'signature', 'side', 'layouts', 'goals',
            'game_id', 'build_game', 'prove', 'Builder', 'ensure_games']
 
-# %% ../../notebooks/03b_envs.games.ipynb #3e70c61d
+# %% ../../notebooks/03b_envs.games.ipynb #c93913db
 import contextlib, functools, importlib.util, itertools, json, queue, runpy
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from tqdm.auto import tqdm
-from ..core import AgentkitError, digest, path_of, rng, write_text
+from ..core import AgentkitError, digest, path_of, progress_bar, rng, write_text
 from .base import Worker
 from .engine import Game, plain_names, shipped
 
@@ -360,7 +359,7 @@ class Builder:
         prove(game)
         for name in ('traj_data.json', 'game.tw-pddl'): write_text(place/name, game['files'][name])
 
-# %% ../../notebooks/03b_envs.games.ipynb #9c387147
+# %% ../../notebooks/03b_envs.games.ipynb #b3a31c6e
 def _build(folder, split, indexes, seed, jobs):
     jobs = max(1, min(jobs, len(indexes)))
     idle = queue.SimpleQueue()
@@ -372,7 +371,7 @@ def _build(folder, split, indexes, seed, jobs):
                 worker = worker or workers.enter_context(Worker('agentkit.envs.games:Builder', dict(folder=str(folder), seed=seed)))
                 worker.call('build', split, index, timeout=300)
             finally: idle.put(worker)
-        for _ in tqdm(pool.map(one, indexes), total=len(indexes), desc=f'building games ({split})', disable=len(indexes) < 8): pass
+        for _ in progress_bar(pool.map(one, indexes), total=len(indexes), desc=f'building games ({split})', disable=len(indexes) < 8): pass
 
 # %% ../../notebooks/03b_envs.games.ipynb #9049881a
 def ensure_games(
