@@ -98,13 +98,13 @@ def finish(
     if out: write_json(Path(out)/'result.json', result)
     return result
 
-# %% ../notebooks/17_sweeps.ipynb #9fc53603
+# %% ../notebooks/17_sweeps.ipynb #3a6f56e1
 def execute(notebook, out, params: dict, log=None):
     "Run a notebook with these parameters from the project folder, and keep the executed copy; what it prints goes to `log`."
     often = 1 if log and log.isatty() else 30 # seconds between two words of a bar
     begin = f"import os; os.environ.update(AGENTKIT_PROGRESS='text', TQDM_MININTERVAL='{often}')"
     need('papermill', 'lab').execute_notebook(str(notebook), str(out), params, cwd=str(root()), kernel_name='python3', progress_bar=False,
-        request_save_on_cell_execute=False, stdout_file=log, stderr_file=log, extra_arguments=['--IPKernelApp.log_level=ERROR', f'--IPKernelApp.exec_lines={begin}'])
+        request_save_on_cell_execute=False, stdout_file=log, stderr_file=log, extra_arguments=['--IPKernelApp.log_level=CRITICAL', f'--IPKernelApp.exec_lines={begin}'])
 
 # %% ../notebooks/17_sweeps.ipynb #a721b339
 def run_cell(cell: Cell, progress: bool = True) -> dict:
