@@ -5,7 +5,7 @@ import pickle
 import random
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from email.utils import format_datetime
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -378,39 +378,37 @@ def test_a_program_has_nothing_to_check():
 # --- how many at once ---
 
 class Gate:
-    "Answers that wait until they are let go; `inside` is how many the server is working on."
+    "Answers that wait until they are let go; `inside` are those the server is working on, the oldest first."
     def __init__(self, server):
-        self.inside, self.changed, self.passes, self.opened = 0, threading.Condition(), [], False
+        self.inside, self.changed, self.opened = [], threading.Condition(), False
         server.otherwise = self
 
     def __enter__(self): return self
 
     def __exit__(self, *exc):
-        with self.changed:
-            self.opened = True
-            self.changed.notify_all()
+        with self.changed: self.opened = True
+        self.let(len(self.inside), (200, chat()))
 
     def __call__(self, body):
+        answer = Future()
         with self.changed:
-            self.inside += 1
+            if self.opened: return 200, chat()
+            self.inside.append(answer)
             self.changed.notify_all()
-            self.changed.wait_for(lambda: self.passes or self.opened, 60)
-            answer = self.passes.pop() if self.passes else (200, chat())
-            self.inside -= 1
-            self.changed.notify_all()
-        return answer
+        return answer.result(60)
 
     def settles_at(self, n):
         "Exactly n calls come in, and no more."
-        with self.changed: assert self.changed.wait_for(lambda: self.inside >= n, 30), self.inside
+        with self.changed: assert self.changed.wait_for(lambda: len(self.inside) >= n, 30), len(self.inside)
         time.sleep(.2)
-        assert self.inside == n
+        assert len(self.inside) == n
 
     def let(self, n, answer):
+        "Answer n calls that are inside, and none that comes later."
         with self.changed:
-            self.passes += [answer] * n
-            self.changed.notify_all()
-            assert self.changed.wait_for(lambda: not self.passes, 30)
+            assert self.changed.wait_for(lambda: len(self.inside) >= n, 30), len(self.inside)
+            going, self.inside = self.inside[:n], self.inside[n:]
+        for waiting in going: waiting.set_result(answer)
 
 
 def test_what_the_server_sees_shrinks_on_429_and_recovers(server):
