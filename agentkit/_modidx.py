@@ -6,6 +6,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'agentkit.agents.Agent.check': ('agents.html#agent.check', 'agentkit/agents.py'),
                                  'agentkit.agents.Agent.forward': ('agents.html#agent.forward', 'agentkit/agents.py'),
                                  'agentkit.agents.Agent.name': ('agents.html#agent.name', 'agentkit/agents.py'),
+                                 'agentkit.agents.Agent.offered': ('agents.html#agent.offered', 'agentkit/agents.py'),
                                  'agentkit.agents.ConversationAdapter': ('agents.html#conversationadapter', 'agentkit/agents.py'),
                                  'agentkit.agents.ConversationAdapter.__call__': ( 'agents.html#conversationadapter.__call__',
                                                                                    'agentkit/agents.py'),

@@ -165,7 +165,7 @@ class ConversationAdapter(dspy.ChatAdapter):
         except AdapterParseError: return [dict(action='')] # DSPy refuses an empty reply; for an agent it is an empty action
         return [{**r, 'action': read_action(r['action'] or '', inputs['possible_actions'])} for r in replies]
 
-# %% ../notebooks/04_agents.ipynb #518589a9
+# %% ../notebooks/04_agents.ipynb #90e71c35
 class Agent(dspy.Module):
     "Chooses the next action with a language model; `react` is the one predictor that optimisers see."
     def __init__(self,
@@ -190,8 +190,11 @@ class Agent(dspy.Module):
         if check: check()
 
     def forward(self, task: str, trajectory: str, possible_actions: list[str]) -> dspy.Prediction:
-        offered = list(possible_actions) + [THINK] * self.think
-        with dspy.context(adapter=self.adapter): return self.react(task=task, trajectory=trajectory, possible_actions=offered)
+        with dspy.context(adapter=self.adapter): return self.react(task=task, trajectory=trajectory, possible_actions=self.offered(possible_actions))
+
+    def offered(self, possible_actions) -> list[str]:
+        "What the model may answer: the possible actions, and a thought where it may think."
+        return list(possible_actions) + [THINK] * self.think
 
 # %% ../notebooks/04_agents.ipynb #fcdaeda3
 def demonstration(
@@ -202,7 +205,7 @@ def demonstration(
     *before, last = t.steps
     return dspy.Example(task=t.intro, trajectory=transcript((s.action, s.observation) for s in before), possible_actions=list(last.admissible), action=last.action).with_inputs('task', 'trajectory', 'possible_actions')
 
-# %% ../notebooks/04_agents.ipynb #80c331da
+# %% ../notebooks/04_agents.ipynb #724aa91c
 def decided(react: dspy.Predict, action: str, **inputs) -> dspy.Prediction:
     "Put a decision that was taken elsewhere into DSPy's trace, as if this predictor had taken it."
     return react._forward_postprocess([dict(action=action)], react.signature, **inputs)
@@ -216,7 +219,7 @@ def retrace(
     told = []
     for s in t.steps:
         state = dict(task=t.intro, trajectory=transcript(told), possible_actions=list(s.admissible))
-        decided(agent.react, right(t, s, state) if right else s.action, **{**state, 'possible_actions': state['possible_actions'] + [THINK] * agent.think})
+        decided(agent.react, right(t, s, state) if right else s.action, **{**state, 'possible_actions': agent.offered(s.admissible)})
         told.append((s.action, s.observation))
 
 class ProgramPredict(dspy.Predict):

@@ -30,10 +30,10 @@ def need(
         if e.name != module.split('.')[0]: raise
         raise AgentkitError(f'{module} is not installed: run `pip install "agentkit[{extra}]"`') from e
 
-# %% ../notebooks/00_core.ipynb #153f1185
+# %% ../notebooks/00_core.ipynb #0d2224da
 def progress_bar(*args, **kwargs):
     "A bar of tqdm, with its arguments: a widget in a notebook, text on a terminal and wherever `AGENTKIT_PROGRESS` is \"text\"."
-    return getattr(importlib.import_module('tqdm.std' if os.environ.get('AGENTKIT_PROGRESS') == 'text' else 'tqdm.auto'), 'tqdm')(*args, **kwargs)
+    return importlib.import_module('tqdm.std' if os.environ.get('AGENTKIT_PROGRESS') == 'text' else 'tqdm.auto').tqdm(*args, **kwargs)
 
 # %% ../notebooks/00_core.ipynb #c093c0f0
 def root() -> Path:

@@ -289,7 +289,7 @@ class _Ledger:
         finally: del self.running[key]
         return mine.result()
 
-# %% ../notebooks/11_optimizers.ipynb #af457515
+# %% ../notebooks/11_optimizers.ipynb #7fa9aa05
 class Rollout(Player):
     "An episode in a simulated world: at each step the policy's `react` chooses one of the possible actions, until the task is done or the steps are used up."
     def __init__(self, policy, tasks, pool, limits, seed, ledger):
@@ -303,20 +303,21 @@ class Rollout(Player):
         return prediction
 
     def _traced(self, task_id):
+        asked = self._asked(task_id)
         with dspy.context(trace=[]):
-            t = self._recalled(task_id) or self._fresh(task_id)
+            t = self._recalled(asked) or self._fresh(task_id, asked)
             self._ledger.played(t)
             return episode_prediction(t), dspy.settings.trace
 
-    def _recalled(self, task_id):
-        if not (row := self._ledger.recall(self._asked(task_id))): return None
+    def _recalled(self, asked):
+        if not (row := self._ledger.recall(asked)): return None
         retrace(self.policy, t := trajectory(row))
         return t
 
-    def _fresh(self, task_id):
+    def _fresh(self, task_id, asked):
         try: t = super().forward(task_id, self._seed).episode
         except AgentkitError as e: self._ledger.stop(e)
-        if t.termination != 'error': self._ledger.keep(self._asked(task_id), t.to_dict())
+        if t.termination != 'error': self._ledger.keep(asked, t.to_dict())
         return t
 
     def _asked(self, task_id):

@@ -124,7 +124,7 @@ def run_cell(cell: Cell, progress: bool = True) -> dict:
     write_json(cell.folder/'status.json', status)
     return status
 
-# %% ../notebooks/17_sweeps.ipynb #dfa9e161
+# %% ../notebooks/17_sweeps.ipynb #1e6bb1a2
 def sweep(
     cells: list[Cell],
     jobs: int | None = None, # cells at the same time; None: as in settings.ini
@@ -139,7 +139,8 @@ def sweep(
     if jobs > 1: os.environ.setdefault('OMP_NUM_THREADS', str(max(1, os.cpu_count() // jobs))) # kernels inherit it: together they use each core once
     def run(numbered):
         i, cell = numbered
-        def tell(text): sys.stderr.write(f'[{i}/{len(cells)}] {text}\n' if progress else '') # a line at once, whoever else writes
+        def tell(text):
+            if progress: sys.stderr.write(f'[{i}/{len(cells)}] {text}\n') # a line at once, whoever else writes
         tell(f'{cell.experiment}/{cell.run}: {cell.label}')
         status = run_cell(cell, progress)
         tell(('already there' if status['skipped'] else status['status']) + (f' · {status["error"]}' if status['error'] else ''))

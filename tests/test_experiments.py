@@ -12,7 +12,24 @@ from agentkit.core import read_json
 from agentkit.datasets import read_rows
 from agentkit.sweeps import parameters, plan_cells, read_plan, read_table
 
-PLANS = sorted((ROOT/'notebooks/experiments').glob('*.yaml'))
+FOLDER = ROOT/'notebooks/experiments'
+PLANS = sorted(FOLDER.glob('*.yaml'))
+
+
+def committed(name): return yaml.safe_load((FOLDER/f'{name}.yaml').read_text())
+
+
+def in_small(full, tmp_path, **changes):
+    "The command that sweeps the notebooks of a committed plan with other cells."
+    plan = dict(experiment='small', notebook=str(FOLDER/full['notebook']), report=str(FOLDER/full['report']), report_parameters=full.get('report_parameters', {}), **changes)
+    (tmp_path/'small.yaml').write_text(yaml.safe_dump(plan))
+    return [sys.executable, '-m', 'agentkit.cli', 'sweep', str(tmp_path/'small.yaml'), '--json']
+
+
+def run(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 @pytest.mark.parametrize('path', PLANS, ids=lambda p: p.stem)
@@ -24,15 +41,9 @@ def test_every_committed_plan_is_valid(path):
 
 def test_the_quickstart_in_small(tmp_path, results):
     "The committed notebooks on the smallest world: a program, and a student that is really trained and served."
-    full = yaml.safe_load((ROOT/'notebooks/experiments/quickstart.yaml').read_text())
-    folder = ROOT/'notebooks/experiments'
-    plan = dict(experiment='small', notebook=str(folder/full['notebook']), report=str(folder/full['report']), fixed=dict(env='corridor', eval_tasks=4, epochs=4),
+    command = in_small(committed('quickstart'), tmp_path, fixed=dict(env='corridor', eval_tasks=4, epochs=4),
                 cells=[dict(student='random', tasks=0), dict(student='expert', tasks=0)], grid=dict(student=['nano'], tasks=[2, 4], seed=[0]))
-    (tmp_path/'small.yaml').write_text(yaml.safe_dump(plan))
-    command = [sys.executable, '-m', 'agentkit.cli', 'sweep', str(tmp_path/'small.yaml'), '--json']
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    out = json.loads(done.stdout)
+    out = json.loads(run(command))
     assert [(r['student'], r['phase']) for r in out['rows']] == [('random', 'program'), ('expert', 'program')] + [('nano', p) for _ in range(2) for p in ('before', 'after')]
     summary = read_table('small')
     assert (summary['n'] == 4).all() and summary['ci_low'].le(summary['success']).all() and summary['success'].le(summary['ci_high']).all()
@@ -42,25 +53,20 @@ def test_the_quickstart_in_small(tmp_path, results):
     trained = next(p.parent for p in results.glob('small/*/rows.jsonl'))
     assert read_json(trained/'after/report.json')['summary']['policy'] != read_json(trained/'before/report.json')['summary']['policy']
     before = {p: p.read_bytes() for p in (tmp_path/'figures').glob('*.svg')}
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 0
+    run(command)
     pd.testing.assert_frame_equal(read_table('small'), summary)
     assert {p: p.read_bytes() for p in before} == before, 'the same results give the same figures, to the byte'
-    one = subprocess.run([*command, '--only', 'student=random', '--fresh'], capture_output=True, text=True)
-    assert one.returncode == 0, one.stderr[-2000:]
-    assert [r['student'] for r in json.loads(one.stdout)['rows']] == ['random']
+    one = json.loads(run([*command, '--only', 'student=random', '--fresh']))
+    assert [r['student'] for r in one['rows']] == ['random']
     pd.testing.assert_frame_equal(read_table('small'), summary, obj='the table after one cell was run again: it holds all that is finished')
 
 
 def test_the_study_in_small(tmp_path, results):
     "The committed study on the smallest world: chance, demonstrations, DAgger; the table, the figure and the best student's card come out of the report."
-    folder = ROOT/'notebooks/experiments'
-    full = yaml.safe_load((folder/'data_efficiency.yaml').read_text())
-    plan = dict(experiment='small', notebook=str(folder/full['notebook']), report=str(folder/full['report']), fixed=dict(env='corridor', eval_split='valid_unseen', eval_tasks=4, max_epochs=4),
+    full = committed('data_efficiency')
+    command = in_small(full, tmp_path, fixed=dict(env='corridor', eval_split='valid_unseen', eval_tasks=4, max_epochs=4),
                 cells=[dict(student='random-reader', tasks=0)], grid=dict(method=['demos', 'dagger'], tasks=[4], seed=[0]))
-    (tmp_path/'small.yaml').write_text(yaml.safe_dump(plan))
-    done = subprocess.run([sys.executable, '-m', 'agentkit.cli', 'sweep', str(tmp_path/'small.yaml'), '--json'], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run(command)
     summary = read_table('small')
     assert list(summary['policy'].str.split('/').str[0]) == ['random-reader', 'local', 'local']
     for r in summary.itertuples(): assert len(str(r.lost).split() if isinstance(r.lost, str) else [] if pd.isna(r.lost) else [r.lost]) == r.n - r.wins
@@ -74,13 +80,10 @@ def test_the_study_in_small(tmp_path, results):
 
 def test_kept_demonstrations_in_small(tmp_path, results):
     "The committed sweep on the smallest world: no game and four games, with and without an episode in the prompt; the table and the figure come out of the report."
-    folder = ROOT/'notebooks/experiments'
-    full = yaml.safe_load((folder/'kept_demonstrations.yaml').read_text())
+    full = committed('kept_demonstrations')
     assert full['grid']['tasks'] == [0, 25, 100, 200, 500] and full['grid']['demos'] == ['reset', 'keep']
-    plan = dict(experiment='small', notebook=str(folder/full['notebook']), report=str(folder/full['report']), fixed=dict(env='corridor', eval_tasks=4, max_epochs=4), grid=dict(demos=['reset', 'keep'], tasks=[0, 4]))
-    (tmp_path/'small.yaml').write_text(yaml.safe_dump(plan))
-    done = subprocess.run([sys.executable, '-m', 'agentkit.cli', 'sweep', str(tmp_path/'small.yaml'), '--json'], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    command = in_small(full, tmp_path, fixed=dict(env='corridor', eval_tasks=4, max_epochs=4), grid=dict(demos=['reset', 'keep'], tasks=[0, 4]))
+    run(command)
     summary = read_table('small').set_index(['demos', 'tasks'])
     assert set(summary.index) == {('reset', 0), ('reset', 4), ('keep', 0), ('keep', 4)} and (summary['status'] == 'ok').all()
     assert summary.loc[('reset', 0), 'model'] == summary.loc[('keep', 0), 'model'], 'before the first game only the prompt differs'
@@ -95,12 +98,9 @@ def test_kept_demonstrations_in_small(tmp_path, results):
 
 def test_fewer_bits_in_small(tmp_path, results):
     "The committed notebooks on the smallest world: one student in three types; the table, the pairs and the figure come out of the report."
-    folder = ROOT/'notebooks/experiments'
-    full = yaml.safe_load((folder/'quantised.yaml').read_text())
-    plan = dict(experiment='small', notebook=str(folder/full['notebook']), report=str(folder/full['report']), fixed=dict(env='corridor', eval_tasks=4, tasks=4, epochs=20, measurements=1), grid=dict(stored=full['grid']['stored']))
-    (tmp_path/'small.yaml').write_text(yaml.safe_dump(plan))
-    done = subprocess.run([sys.executable, '-m', 'agentkit.cli', 'sweep', str(tmp_path/'small.yaml'), '--json'], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    full = committed('quantised')
+    command = in_small(full, tmp_path, fixed=dict(env='corridor', eval_tasks=4, tasks=4, epochs=20, measurements=1), grid=dict(stored=full['grid']['stored']))
+    run(command)
     summary, timings = read_table('small'), read_table('small', 'timings')
     assert list(summary['stored']) == ['f16', 'q8_0', 'q4_0'] and summary['bytes'].is_monotonic_decreasing
     assert summary['model'].str.replace('-(f16|q8_0|q4_0)$', '', regex=True).nunique() == 1, 'one student'
@@ -118,16 +118,12 @@ def test_the_language_model_studies_in_small(name, fixed, cells, phases, tmp_pat
     "The committed notebooks with a real, if ignorant, language model behind a real server."
     from agentkit.serving import serve, stop_servers
     from agentkit.training import make_nano
-    folder = ROOT/'notebooks/experiments'
-    full = yaml.safe_load((folder/f'{name}.yaml').read_text())
+    full = committed(name)
     server = serve(make_nano([dict(messages=[dict(role='user', content='A door.'), dict(role='assistant', content='forward')])], size='tiny', vocabulary=300), slots=4, context=4096)
     cells = [{k: f'openai/{server.model}@{server.url}/v1' if v == '{lm}' else v for k, v in c.items()} for c in cells]
-    plan = dict(experiment='small', notebook=str(folder/full['notebook']), report=str(folder/full['report']), report_parameters=full.get('report_parameters', {}),
-                fixed=dict(env='corridor', eval_split='valid_unseen', **fixed), cells=cells)
-    (tmp_path/'small.yaml').write_text(yaml.safe_dump(plan))
-    try: done = subprocess.run([sys.executable, '-m', 'agentkit.cli', 'sweep', str(tmp_path/'small.yaml'), '--json'], capture_output=True, text=True)
+    command = in_small(full, tmp_path, fixed=dict(env='corridor', eval_split='valid_unseen', **fixed), cells=cells)
+    try: run(command)
     finally: stop_servers()
-    assert done.returncode == 0, done.stderr[-2000:]
     summary = read_table('small')
     assert len(summary) == len(cells if phases is None else phases) and (summary['status'] == 'ok').all() and (summary['n'] == fixed['eval_tasks']).all()
     if phases: assert list(summary['phase']) == phases

@@ -19,13 +19,14 @@ from textworld.logic import Rule, Type
 from ..core import AgentkitError, digest, path_of, read_json, write_bytes
 from .base import Observation
 
-# %% ../../notebooks/03a_envs.engine.ipynb #7d2917ad
+# %% ../../notebooks/03a_envs.engine.ipynb #2580fc2b
 GOAL = re.compile(r'("rhs": "Your task is to: )([^;|"<>\[\]#{}\\\n]*)(?=\.")')
 KNOWN = { # SHA-256 of the domain and of the grammar
     'the package of ALFWorld 0.3.5': ('62b0c1be16ee351c5d58c6dd072f3e0db1a59f596e73a1b16baf9ffcf4589e92', '70a84433240d742aec661e3646865fa2a3bef5953aebeed4c97ef14f6f6691fb'), # says "put … in/on" for "move … to"
     'the package of ALFWorld 0.4.2': ('468bae3eb49637de92320717521c6fd5a228f6ba8dcf9c44f27e0782cd46818a', '6aa7dcb759658bbab1a36d54bf3f6c1af4bdeaaddbf41e34362aff32bbf10054'),
     'the download of ALFWorld 0.4': ('75b5a1e8c3f2f208383072095d072dab6d554c4f1870b3e8ce3df0c08b3e4ddc', 'f95a67f8279b4e09ae7f03435f8f7e8260337023e4e9d418f6201159627ca7ca')}
 
+@functools.cache
 def shipped(
     name: str, # alfred.pddl (the domain) or alfred.twl2 (the grammar)
 ) -> str:
