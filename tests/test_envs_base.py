@@ -1,6 +1,7 @@
 "Workers that hang, die, raise or lose their parent, and the pool that lends them."
 import os, signal, subprocess, sys, textwrap, threading, time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil, pytest
 
@@ -20,6 +21,7 @@ class Trouble:
 
     def step(self, action):
         if action == 'hang': time.sleep(60)
+        if action.startswith('touch '): Path(action[6:]).touch() or time.sleep(60)
         if action == 'die': os.kill(os.getpid(), signal.SIGKILL)
         if action == 'exit': print('the roof fell in', file=sys.stderr, flush=True) or os._exit(7)
         if action == 'raise': raise ValueError('no')
@@ -87,8 +89,7 @@ def test_a_dead_worker_says_how_and_is_replaced(pool, action, message):
 def test_a_worker_killed_between_sessions_is_replaced(pool):
     pid = pid_of(pool)
     os.kill(pid, signal.SIGKILL)
-    assert gone(pid)
-    time.sleep(.5) # its last thread may still be on its way out, and until then it cannot be waited for
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) # ended with all its threads, and not yet taken note of
     assert pid_of(pool) != pid
 
 
@@ -121,21 +122,17 @@ def test_close_leaves_no_grandchild():
     assert gone(child)
 
 
-def test_close_ends_a_running_call():
-    pool, caught = EnvPool(HERE, n=1, timeout=60), []
-    entered = threading.Event()
+def test_close_ends_a_running_call(tmp_path):
+    pool, caught, inside = EnvPool(HERE, n=1, timeout=60), [], tmp_path/'inside'
 
     def hang():
         with pool.session() as env:
-            env.reset(TASK)
-            entered.set()
-            try: env.step('hang')
+            try: env.step(f'touch {inside}')
             except WorkerError as e: caught.append(str(e))
 
     thread = threading.Thread(target=hang)
     thread.start()
-    assert entered.wait(30)
-    time.sleep(.2)
+    while thread.is_alive() and not inside.exists(): time.sleep(.02)
     pool.close()
     thread.join(10)
     assert caught and 'during step' in caught[0]

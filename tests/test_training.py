@@ -98,20 +98,26 @@ def test_every_row_comes_once_an_epoch():
 
 
 SCRIPT = '''
-import json, sys
+import json, sys, time
 from agentkit import training
 from agentkit.training import *
 training.CHECKPOINT_SECONDS = 0
 rows = json.loads(sys.argv[1])
 base = make_nano(rows, size='tiny', vocabulary=400)
+class Held(training.Journal):
+    def append(self, row):
+        super().append(row)
+        if row['step'] == int(sys.argv[3]): time.sleep(600)
+if len(sys.argv) > 3: training.Journal = Held
 if sys.argv[2] != '0': print(finetune(base, rows, TrainConfig.of('nano', epochs=int(sys.argv[2]), batch_tokens=256, dtype='float32'), progress=False).id, flush=True)
 else: print(base)
 '''
 
 
-def child(data, epochs, **options):
+def child(data, epochs, *hold):
+    "A training in a process of its own, that stands still after step `hold`."
     env = {**os.environ, 'AGENTKIT_PATHS_DATA': str(data), 'OMP_NUM_THREADS': '1', 'PYTHONHASHSEED': 'random'}
-    return subprocess.Popen([sys.executable, '-c', SCRIPT, json.dumps(ROWS), str(epochs)], env=env, stdout=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen([sys.executable, '-c', SCRIPT, json.dumps(ROWS), *map(str, (epochs, *hold))], env=env, stdout=subprocess.PIPE, text=True)
 
 
 def finish(p):
@@ -129,7 +135,7 @@ def test_another_process_makes_the_same_nano(base, tmp_path):
 
 def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path):
     whole = child(tmp_path/'whole', 12)
-    cut = child(tmp_path/'cut', 12)
+    cut = child(tmp_path/'cut', 12, 15)
     before = []
     while len(before) < 15:
         assert cut.poll() is None, 'the training ended before it could be killed'
