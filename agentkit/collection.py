@@ -9,13 +9,13 @@ __all__ = ['FORMAT', 'VERSION', 'SOURCES', 'ORIGIN', 'LOGS', 'PLAN', 'SYNTHETIC'
            'each', 'scored', 'rated', 'ended', 'length', 'near_twins', 'unique', 'near_unique', 'uncontaminated',
            'balanced', 'FilterReport', 'filter_records', 'TrainingExample', 'DataCollector']
 
-# %% ../notebooks/07a_collection.ipynb #26c33d33
+# %% ../notebooks/07a_collection.ipynb #e10dc9e2
 import csv, dataclasses, io, itertools, json, math, os, re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from .core import AgentkitError, Journal, Task, Trajectory, digest, fields_of, rng
+from .core import KEY_FORMS, AgentkitError, Journal, Task, Trajectory, digest, fields_of, rng
 from .datasets import FORMATS, call_rows, episode_row
 from .judges import Verdict, passes
 
@@ -280,13 +280,9 @@ def from_plans(
         out.append(Record((dict(role='user', content=told),), json.dumps({k: s['plan'][k] for k in PLAN}, ensure_ascii=False), s['plan']['selected_tool'], 'rollout', None, final, origin))
     return out
 
-# %% ../notebooks/07a_collection.ipynb #fb47f823
+# %% ../notebooks/07a_collection.ipynb #164f332e
 _KEY = r'(?:api[_-]?key|access[_-]?key|secret(?:[_-]?key)?|passw(?:or)?d|passphrase)'
-_FORMS = [(name, re.compile(p)) for name, p in (
-    ('private key', r'-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)'),
-    ('api key', r'\b(?:sk|gsk|hf|xai|rk_live|pk_live|nvapi|glpat|gh[pousr]|github_pat|xox[abprs])[-_](?=[\w-]*\d)[\w-]{16,}|\bAIza[\w-]{35}'),
-    ('aws key', r'\b(?:AKIA|ASIA)[0-9A-Z]{16}\b'),
-    ('token', r'\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+'),
+_FORMS = KEY_FORMS + [(name, re.compile(p)) for name, p in ( # by their place: narrowly, for good data must stay whole
     ('token', r'(?i)(?P<keep>\bbearer\s+)(?=\S*\d)[\w.~+/=-]{12,}'),
     ('password', r'(?P<keep>://)[^/\s:@]+:[^/\s@]+(?=@)'),
     ('password', rf"""(?i)(?P<keep>{_KEY}\\?["']?\s*[=:]\s*\\?["'])[^"'\\\n]{{6,}}"""), # in quotes: whatever it is

@@ -6,11 +6,11 @@
 __all__ = ['PACKAGES', 'stamp', 'Mask', 'tracking_on', 'tracking_uri', 'check_tracking', 'episode_rows', 'to_mlflow', 'traced',
            'log_agent', 'load_agent_from', 'copy_all', 'open_ui']
 
-# %% ../notebooks/14_tracking.ipynb #0f390af5
+# %% ../notebooks/14_tracking.ipynb #97afa7cb
 import contextlib, contextvars, hashlib, json, logging, math, os, platform, re, signal, subprocess, sys, tempfile, threading, time
 import importlib.metadata as metadata
 from pathlib import Path
-from .core import FORMAT, AgentkitError, Journal, locked, need, path_of, read_json, root, settings, trajectory, transcript
+from .core import FORMAT, KEY_FORMS, AgentkitError, Journal, locked, need, path_of, read_json, root, settings, trajectory, transcript
 
 # %% ../notebooks/14_tracking.ipynb #c3a31377
 PACKAGES = ('agentkit', 'alfworld', 'dspy', 'numpy', 'papermill', 'textworld', 'torch', 'transformers', 'xllamacpp')
@@ -30,11 +30,11 @@ def stamp() -> dict:
         python=platform.python_version(), packages={p: _version(p) for p in PACKAGES},
         machine=dict(system=platform.system(), processor=platform.machine(), cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()))
 
-# %% ../notebooks/14_tracking.ipynb #2e2ce06d
+# %% ../notebooks/14_tracking.ipynb #577c14a5
 _SECRET = re.compile(r'(api|access|secret|private|auth|signing|subscription)[_-]?key|[_-]token$|secret|passw(or)?d|passphrase|authorization|credential', re.I) # a name in a dictionary
 _SECRET_VARIABLE = re.compile(r'(^|_)(\w*key|token|secret|password|passwd|passphrase|credentials?)($|_)', re.I)
 _USER = re.compile(r'''(?<=://)[^/\s'"<>]+(?=@)''')
-_IN_TEXT = [(re.compile(p), r) for p, r in ((_USER.pattern, '***'), (r'''[\w.%+~-]+:[^\s/:@'"<>]+@(?!\w+://)(?=\w)''', '***@'), (r'\b(sk|gsk|hf|pk|ghp|xai)[-_][\w-]{16,}', '***'), (r'(?i)\b(bearer\s+)[\w.~+/=-]{8,}', r'\1***'),
+_IN_TEXT = [(form, '***') for _, form in KEY_FORMS] + [(re.compile(p), r) for p, r in ((_USER.pattern, '***'), (r'''[\w.%+~-]+:[^\s/:@'"<>]+@(?!\w+://)(?=\w)''', '***@'), (r'\b(sk|gsk|hf|pk|ghp|xai)[-_][\w-]{16,}', '***'), (r'(?i)\b(bearer\s+)[\w.~+/=-]{8,}', r'\1***'),
     (r'''(?i)((?:api[_-]?key|[_-]token|passw(?:or)?d|secret)["']?\s*[=:]\s*["']?)[^\s"'&,)]{4,}''', r'\1***'))]
 
 class Mask:

@@ -304,6 +304,10 @@ def test_mask(text, kept):
     if not kept: assert not any(w in Mask()(text) for w in ('secretword', 'abcdefgh'))
 
 
+@pytest.mark.parametrize('secret', ['AKIA' + 'IOSFODNN7EXAMPLE', 'eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.' + 'aB3' * 12, '-----BEGIN RSA PRIVATE KEY-----\n' + 'aB3' * 12, 'AIza' + 'Sy0-_' * 7, 'glpat-' + 'aB3' * 6], ids=lambda s: s[:6])
+def test_a_key_that_shows_by_its_form_is_masked(secret): assert Mask()(f'my key is {secret}') == 'my key is ***'
+
+
 def test_mask_by_name():
     mask = Mask()
     assert mask(dict(api_key='x', Authorization='y', hf_token='z', aws_secret_access_key='w', max_tokens=5, eos=1, password=None)) == dict(api_key='***', Authorization='***', hf_token='***', aws_secret_access_key='***', max_tokens=5, eos=1, password=None)
