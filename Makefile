@@ -17,7 +17,7 @@ run: $(INSTALLED) ## install what is missing and run the main job: expert, stude
 	@$(BIN)/agentkit sweep $(QUICKSTART)
 
 test: $(INSTALLED) ## install what is missing and run all tests but the slow ones
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(INSTALLED) ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow

@@ -111,6 +111,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'agentkit.bench.read_summary': ('bench.html#read_summary', 'agentkit/bench.py'),
                                 'agentkit.bench.record': ('bench.html#record', 'agentkit/bench.py'),
                                 'agentkit.bench.replay': ('bench.html#replay', 'agentkit/bench.py'),
+                                'agentkit.bench.rollout_table': ('bench.html#rollout_table', 'agentkit/bench.py'),
                                 'agentkit.bench.rows_of': ('bench.html#rows_of', 'agentkit/bench.py'),
                                 'agentkit.bench.server_speed': ('bench.html#server_speed', 'agentkit/bench.py'),
                                 'agentkit.bench.speeds': ('bench.html#speeds', 'agentkit/bench.py'),

@@ -7,7 +7,8 @@ __all__ = ['PARTS', 'WORKERS', 'IN_FLIGHT', 'EPOCHS', 'NAMES', 'RUN', 'Compared'
            'bench_games', 'variable', 'empty_data', 'forget', 'StockEnv', 'Pair', 'walk', 'Soak', 'memory', 'bench_env',
            'decisions', 'PlainAgent', 'GuidedAgent', 'CountingEngine', 'cpu_seconds', 'warm', 'measure', 'told',
            'server_speed', 'replay', 'limit', 'chat_rows', 'rows_of', 'demonstrate', 'bench_rollouts', 'train_trl',
-           'train_ours', 'padding', 'speeds', 'count_tokens', 'bench_training', 'bench_figure', 'bench', 'main']
+           'train_ours', 'padding', 'speeds', 'count_tokens', 'bench_training', 'bench_figure', 'rollout_table',
+           'bench', 'main']
 
 # %% ../notebooks/19_bench.ipynb #8e2fd1d4
 import argparse, contextlib, functools, importlib.metadata, importlib.util, os, platform, shutil, sys, tempfile, time
@@ -465,6 +466,13 @@ def bench_figure(summary: dict | None = None):
     axes.set(xscale='log', xlim=(.8 * min(1, shown['times'].min()), 2.5 * max(1, shown['times'].max())), xlabel='cost of the usual way / cost of the kit')
     axes.grid(False, axis='y')
     return figure
+
+# %% ../notebooks/19_bench.ipynb #9d857fa6
+def rollout_table(summary: dict) -> pd.DataFrame:
+    "A row a way to play the same episodes; `times_limit` is its time over that of the work alone (`limit`)."
+    if 'rollouts' not in summary['parts']: raise AgentkitError('rollouts have not been measured yet: run `make bench`')
+    part, columns = summary['parts']['rollouts'], ['won', 'seconds', 'episodes_a_minute', 'tokens_sent', 'tokens_computed', 'cache_hit_rate']
+    return pd.DataFrame([dict(way=name, **{c: way[c] for c in columns}, times_limit=round(way['seconds'] / part['limit']['seconds'], 1)) for name, way in part['ways'].items()])
 
 # %% ../notebooks/19_bench.ipynb #4db3c4f3
 RUN = dict(env=bench_env, rollouts=bench_rollouts, training=bench_training)

@@ -6,7 +6,7 @@ import pytest
 from agentkit import bench
 from agentkit.agents import expert_agent
 from agentkit.bench import (Compared, CountingEngine, Pair, PlainAgent, StockEnv, bench_figure, call_rows, cpu_seconds, decisions, empty_data, limit, memory, padding, read_summary, record, replay,
-    rows_of, table, told, variable, walk)
+    rollout_table, rows_of, table, told, variable, walk)
 from agentkit.core import AgentkitError
 from agentkit.envs.alfworld import AlfWorld
 from agentkit.envs.base import EnvPool, Observation
@@ -56,6 +56,13 @@ def test_the_summary_names_the_machine_but_not_whose(results):
 
 def test_nothing_measured_is_said():
     with pytest.raises(AgentkitError, match='run `make bench`'): bench_figure()
+    with pytest.raises(AgentkitError, match='rollouts have not been measured yet: run `make bench`'): rollout_table(record('env', dict(env_step_speedup=compared()), {}))
+
+
+def test_the_ways_to_play_beside_the_limit():
+    way = dict(won=4, episodes_a_minute=1., tokens_sent=8, tokens_computed=2, cache_hit_rate=.75)
+    summary = record('rollouts', dict(rollout_speedup=compared()), dict(ways=dict(plain=dict(way, seconds=30.), ours=dict(way, seconds=10.)), limit=dict(seconds=4.)))
+    assert list(rollout_table(summary)['way']) == ['plain', 'ours'] and list(rollout_table(summary)['times_limit']) == [7.5, 2.5]
 
 
 @pytest.mark.parametrize('field, value', [('text', 'Nothing'), ('actions', ('look',)), ('done', True), ('won', True), ('reward', 1.)])
