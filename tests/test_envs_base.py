@@ -89,6 +89,7 @@ def test_a_dead_worker_says_how_and_is_replaced(pool, action, message):
 def test_a_worker_killed_between_sessions_is_replaced(pool):
     pid = pid_of(pool)
     os.kill(pid, signal.SIGKILL)
+    assert gone(pid)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) # ended with all its threads, and not yet taken note of
     assert pid_of(pool) != pid
 
@@ -127,6 +128,7 @@ def test_close_ends_a_running_call(tmp_path):
 
     def hang():
         with pool.session() as env:
+            env.reset(TASK)
             try: env.step(f'touch {inside}')
             except WorkerError as e: caught.append(str(e))
 

@@ -9,7 +9,7 @@ NOTEBOOKS = sorted((ROOT/'notebooks').glob('[0-9]*.ipynb')) + sorted((ROOT/'note
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook(path):
-    passed, _ = run_notebook(path, skip_flags=['slow', 'gpu', 'llm'], cell_timeout=600)
+    passed, _ = run_notebook(path, skip_flags=['slow', 'gpu', 'llm'], cell_timeout=120)
     assert passed, f'{path.name} failed; the traceback is in the captured stderr'
 
 
