@@ -11,12 +11,22 @@ ROOT = Path(__file__).parent.parent
 def own_folders(tmp_path_factory):
     "Tests write below a temporary folder: never into the project's results, figures or data."
     base = tmp_path_factory.mktemp('agentkit')
-    kept = {k: os.environ.get(k) for k in ('AGENTKIT_ROOT', 'AGENTKIT_PATHS_RESULTS', 'AGENTKIT_PATHS_FIGURES', 'AGENTKIT_PATHS_DATA')}
-    os.environ.update(AGENTKIT_ROOT=str(ROOT), AGENTKIT_PATHS_RESULTS=str(base/'results'), AGENTKIT_PATHS_FIGURES=str(base/'figures'), AGENTKIT_PATHS_DATA=str(base/'data'))
+    kept = {
+        k: os.environ.get(k)
+        for k in ('AGENTKIT_ROOT', 'AGENTKIT_PATHS_RESULTS', 'AGENTKIT_PATHS_FIGURES', 'AGENTKIT_PATHS_DATA')
+    }
+    os.environ.update(
+        AGENTKIT_ROOT=str(ROOT),
+        AGENTKIT_PATHS_RESULTS=str(base / 'results'),
+        AGENTKIT_PATHS_FIGURES=str(base / 'figures'),
+        AGENTKIT_PATHS_DATA=str(base / 'data'),
+    )
     yield base
     for k, v in kept.items():
-        if v is None: os.environ.pop(k, None)
-        else: os.environ[k] = v
+        if v is None:
+            os.environ.pop(k, None)
+        else:
+            os.environ[k] = v
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +41,9 @@ def own_environment():
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     "A results folder of this test's own."
-    monkeypatch.setenv('AGENTKIT_PATHS_RESULTS', str(tmp_path/'results'))
-    monkeypatch.setenv('AGENTKIT_PATHS_FIGURES', str(tmp_path/'figures'))
-    return tmp_path/'results'
+    monkeypatch.setenv('AGENTKIT_PATHS_RESULTS', str(tmp_path / 'results'))
+    monkeypatch.setenv('AGENTKIT_PATHS_FIGURES', str(tmp_path / 'figures'))
+    return tmp_path / 'results'
 
 
 @pytest.fixture(scope='module')
@@ -42,13 +52,15 @@ def own_data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         m.setenv('AGENTKIT_PATHS_DATA', str(tmp_path_factory.mktemp('data')))
         yield
-        if 'agentkit.serving' in sys.modules: sys.modules['agentkit.serving'].stop_servers()
+        if 'agentkit.serving' in sys.modules:
+            sys.modules['agentkit.serving'].stop_servers()
 
 
 @pytest.fixture(scope='module')
 def one_thread():
     "Torch computes with one thread: the same numbers every time, and no quarrel with the servers."
     import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,12 +1,35 @@
 "The benchmark compares what it says it compares: a difference is an error, parts are kept, ratios come from their figures. No test looks at a time."
+
 import json, os
 
 import pytest
 
 from agentkit import bench
 from agentkit.agents import expert_agent
-from agentkit.bench import (Compared, CountingEngine, Pair, PlainAgent, StockEnv, bench_figure, call_rows, cpu_seconds, decisions, empty_data, limit, memory, padding, read_summary, record, replay,
-    rollout_table, rows_of, table, told, variable, walk)
+from agentkit.bench import (
+    Compared,
+    CountingEngine,
+    Pair,
+    PlainAgent,
+    StockEnv,
+    bench_figure,
+    call_rows,
+    cpu_seconds,
+    decisions,
+    empty_data,
+    limit,
+    memory,
+    padding,
+    read_summary,
+    record,
+    replay,
+    rollout_table,
+    rows_of,
+    table,
+    told,
+    variable,
+    walk,
+)
 from agentkit.core import AgentkitError
 from agentkit.envs.alfworld import AlfWorld
 from agentkit.envs.base import EnvPool, Observation
@@ -23,27 +46,30 @@ def built(results, monkeypatch, tmp_path):
 
 @pytest.fixture(scope='module')
 def demos(own_folders):
-    with variable('ALFWORLD_DATA', ''), variable('AGENTKIT_PATHS_ALFWORLD', ''): return run_many(expert_agent('alfworld'), bench.bench_games(2)[0], progress=False)
+    with variable('ALFWORLD_DATA', ''), variable('AGENTKIT_PATHS_ALFWORLD', ''):
+        return run_many(expert_agent('alfworld'), bench.bench_games(2)[0], progress=False)
 
 
-def compared(plain=6., ours=2.): return Compared(plain, ours, 's', 3)
+def compared(plain=6.0, ours=2.0):
+    return Compared(plain, ours, 's', 3)
 
 
 def test_ratios_are_those_of_the_figures_beside_them(results):
-    record('env', dict(env_step_speedup=compared(66., 3.), env_open_speedup=compared(10., 4.)), {})
-    summary = json.loads((results/'bench/summary.json').read_text())
-    assert (summary['env_step_speedup'], summary['env_open_speedup']) == (22., 2.5)
-    for name, f in summary['figures'].items(): assert summary[name] == round(f['plain'] / f['ours'], 2)
+    record('env', dict(env_step_speedup=compared(66.0, 3.0), env_open_speedup=compared(10.0, 4.0)), {})
+    summary = json.loads((results / 'bench/summary.json').read_text())
+    assert (summary['env_step_speedup'], summary['env_open_speedup']) == (22.0, 2.5)
+    for name, f in summary['figures'].items():
+        assert summary[name] == round(f['plain'] / f['ours'], 2)
     assert set(table(summary)['ratio']) == set(summary['figures'])
 
 
 def test_a_part_replaces_itself_and_keeps_the_others():
     record('env', dict(env_step_speedup=compared(), env_gone=compared()), dict(n=1))
     record('training', dict(train_tokens_ratio=compared()), dict(n=2))
-    summary = record('env', dict(env_step_speedup=compared(8.)), dict(n=3))
+    summary = record('env', dict(env_step_speedup=compared(8.0)), dict(n=3))
     assert summary == read_summary()
     assert 'env_gone' not in summary and 'env_gone' not in summary['figures']
-    assert (summary['env_step_speedup'], summary['train_tokens_ratio']) == (4., 3.)
+    assert (summary['env_step_speedup'], summary['train_tokens_ratio']) == (4.0, 3.0)
     assert (summary['parts']['env']['n'], summary['parts']['training']['n']) == (3, 2)
     assert bench_figure(summary)
 
@@ -55,34 +81,58 @@ def test_the_summary_names_the_machine_but_not_whose(results):
 
 
 def test_nothing_measured_is_said():
-    with pytest.raises(AgentkitError, match='run `make bench`'): bench_figure()
-    with pytest.raises(AgentkitError, match='rollouts have not been measured yet: run `make bench`'): rollout_table(record('env', dict(env_step_speedup=compared()), {}))
+    with pytest.raises(AgentkitError, match='run `make bench`'):
+        bench_figure()
+    with pytest.raises(AgentkitError, match='rollouts have not been measured yet: run `make bench`'):
+        rollout_table(record('env', dict(env_step_speedup=compared()), {}))
 
 
 def test_the_ways_to_play_beside_the_limit():
-    way = dict(won=4, episodes_a_minute=1., tokens_sent=8, tokens_computed=2, cache_hit_rate=.75)
-    summary = record('rollouts', dict(rollout_speedup=compared()), dict(ways=dict(plain=dict(way, seconds=30.), ours=dict(way, seconds=10.)), limit=dict(seconds=4.)))
-    assert list(rollout_table(summary)['way']) == ['plain', 'ours'] and list(rollout_table(summary)['times_limit']) == [7.5, 2.5]
+    way = dict(won=4, episodes_a_minute=1.0, tokens_sent=8, tokens_computed=2, cache_hit_rate=0.75)
+    summary = record(
+        'rollouts',
+        dict(rollout_speedup=compared()),
+        dict(ways=dict(plain=dict(way, seconds=30.0), ours=dict(way, seconds=10.0)), limit=dict(seconds=4.0)),
+    )
+    assert list(rollout_table(summary)['way']) == ['plain', 'ours'] and list(rollout_table(summary)['times_limit']) == [
+        7.5,
+        2.5,
+    ]
 
 
-@pytest.mark.parametrize('field, value', [('text', 'Nothing'), ('actions', ('look',)), ('done', True), ('won', True), ('reward', 1.)])
+@pytest.mark.parametrize(
+    'field, value', [('text', 'Nothing'), ('actions', ('look',)), ('done', True), ('won', True), ('reward', 1.0)]
+)
 def test_any_difference_is_an_error(field, value):
     class One:
-        def __init__(self, **changed): self.seen = Observation(**{**dict(text='A room.', actions=('go', 'look')), **changed})
-        def step(self, action): return self.seen
+        def __init__(self, **changed):
+            self.seen = Observation(**{**dict(text='A room.', actions=('go', 'look')), **changed})
+
+        def step(self, action):
+            return self.seen
+
     pair = Pair(One(), One())
-    for _ in range(3): assert pair.ask('step', 'step', 'go').text == 'A room.'
-    with pytest.raises(AgentkitError, match=f"after step 'go', {field} is"): Pair(One(), One(**{field: value})).ask('step', 'step', 'go')
+    for _ in range(3):
+        assert pair.ask('step', 'step', 'go').text == 'A room.'
+    with pytest.raises(AgentkitError, match=f"after step 'go', {field} is"):
+        Pair(One(), One(**{field: value})).ask('step', 'step', 'go')
     assert pair.compared('step', 's').n == 3
 
 
 def test_the_two_are_asked_in_turn():
     order = []
+
     class Named:
-        def __init__(self, name): self.name = name
-        def step(self, action): order.append(self.name); return Observation('')
+        def __init__(self, name):
+            self.name = name
+
+        def step(self, action):
+            order.append(self.name)
+            return Observation('')
+
     pair = Pair(Named('plain'), Named('ours'))
-    for _ in range(2): pair.ask('step', 'step', 'go')
+    for _ in range(2):
+        pair.ask('step', 'step', 'go')
     assert order == ['plain', 'ours', 'ours', 'plain']
 
 
@@ -92,12 +142,15 @@ def test_a_walk_books_every_opening_and_step():
         walk(pair, bench.bench_games(1)[0][0], 4)
         pair.close()
     counts = {what: len(spent) for what, spent in pair.spent.items()}
-    assert counts['open', 'ours'] == counts['open', 'plain'] == counts['reopen', 'ours'] == counts['reopen', 'plain'] == 1
+    assert (
+        counts['open', 'ours'] == counts['open', 'plain'] == counts['reopen', 'ours'] == counts['reopen', 'plain'] == 1
+    )
     assert counts['step', 'ours'] == counts['step', 'plain'] > 4
 
 
 def test_the_first_opening_is_really_the_first(monkeypatch):
     from agentkit.envs import engine
+
     made, translated = [], engine._translate
     monkeypatch.setattr(engine, '_translate', lambda *a: made.append(1) or translated(*a))
     with empty_data():
@@ -114,7 +167,8 @@ def test_the_first_opening_is_really_the_first(monkeypatch):
 def test_the_data_folder_is_given_back(monkeypatch):
     monkeypatch.setenv('AGENTKIT_PATHS_DATA', 'mine')
     with pytest.raises(ZeroDivisionError):
-        with empty_data() as folder: 1 / 0
+        with empty_data() as folder:
+            1 / 0
     assert os.environ['AGENTKIT_PATHS_DATA'] == 'mine' and not folder.exists()
 
 
@@ -135,29 +189,48 @@ def test_the_forms_of_rows_have_the_same_targets(demos):
     rows, steps = rows_of(demos), sum(len(t.steps) for t in demos)
     assert len(rows['plain']) == len(rows['full_steps']) == len(rows['brief_steps']) == steps
     assert len(rows['full_episodes']) == len(rows['brief_episodes']) == len(demos)
-    assert [r['messages'][-1]['content'] for r in call_rows(rows['full_episodes'])] == [s.action for t in demos for s in t.steps]
-    for r, s in zip(rows['plain'], (s for t in demos for s in t.steps)): assert s.action in r['messages'][-1]['content']
+    assert [r['messages'][-1]['content'] for r in call_rows(rows['full_episodes'])] == [
+        s.action for t in demos for s in t.steps
+    ]
+    for r, s in zip(rows['plain'], (s for t in demos for s in t.steps)):
+        assert s.action in r['messages'][-1]['content']
 
 
 class Canned(CountingEngine):
     "Says what it is held to, as a server would."
-    def server(self, model): "There is none to start."
+
+    def server(self, model):
+        "There is none to start."
 
     def complete(self, request):
         import dspy
+
         self.asked = request
-        said, = request.config.response_format['schema']['enum']
+        (said,) = request.config.response_format['schema']['enum']
         self.timings.append(dict(prompt_n=7, cache_n=3, prompt_ms=1, predicted_n=2, predicted_ms=1))
-        usage = dict(prompt_tokens=10, completion_tokens=2, total_tokens=12, prompt_tokens_details=dict(cached_tokens=3))
-        return dspy.lm15.response_from_openai_chat(dict(id='1', object='chat.completion', created=0, model='m', usage=usage,
-            choices=[dict(index=0, finish_reason='stop', message=dict(role='assistant', content=said))]), model='m')
+        usage = dict(
+            prompt_tokens=10, completion_tokens=2, total_tokens=12, prompt_tokens_details=dict(cached_tokens=3)
+        )
+        return dspy.lm15.response_from_openai_chat(
+            dict(
+                id='1',
+                object='chat.completion',
+                created=0,
+                model='m',
+                usage=usage,
+                choices=[dict(index=0, finish_reason='stop', message=dict(role='assistant', content=said))],
+            ),
+            model='m',
+        )
 
 
 def played(demos):
     from agentkit.serving import LocalLM
+
     engine = Canned()
     policy = PlainAgent(LocalLM('local/none', engine=engine), decisions(demos))
-    with EnvPool('alfworld', 1) as pool: return engine, run_many(policy, [t.task for t in demos], pool, progress=False)
+    with EnvPool('alfworld', 1) as pool:
+        return engine, run_many(policy, [t.task for t in demos], pool, progress=False)
 
 
 def test_the_plain_way_plays_the_same_episodes(demos):
@@ -165,26 +238,36 @@ def test_the_plain_way_plays_the_same_episodes(demos):
     assert [[s.action for s in t.steps] for t in episodes] == [[s.action for s in t.steps] for t in demos]
     prompt = engine.asked.messages[-1].text
     assert len(engine.asked.messages) == 1 and '[[ ## trajectory ## ]]' in prompt and 'think: ' in prompt
-    way = told(episodes, 60., engine, {})
-    assert (way['episodes_a_minute'], way['calls'], way['tokens_sent'], way['cache_hit_rate']) == (2., len(engine.timings), 10 * len(engine.timings), .3)
+    way = told(episodes, 60.0, engine, {})
+    assert (way['episodes_a_minute'], way['calls'], way['tokens_sent'], way['cache_hit_rate']) == (
+        2.0,
+        len(engine.timings),
+        10 * len(engine.timings),
+        0.3,
+    )
 
 
 def test_counts_that_disagree_and_lost_episodes_are_errors(demos):
     engine, episodes = played(demos)
     engine.timings[0]['cache_n'] += 1
-    with pytest.raises(AgentkitError, match='DSPy counted'): told(episodes, 60., engine, {})
+    with pytest.raises(AgentkitError, match='DSPy counted'):
+        told(episodes, 60.0, engine, {})
     known = decisions(demos)
     known.pop((demos[0].intro, ''))
     policy = bench.GuidedAgent(None, known)
     policy.student = lambda **inputs: None
-    with EnvPool('alfworld', 1) as pool: lost = run_many(policy, [demos[0].task], pool, progress=False)
-    with pytest.raises(AgentkitError, match='1 of 1 episodes were not won.*KeyError'): told(lost, 60., engine, {})
+    with EnvPool('alfworld', 1) as pool:
+        lost = run_many(policy, [demos[0].task], pool, progress=False)
+    with pytest.raises(AgentkitError, match='1 of 1 episodes were not won.*KeyError'):
+        told(lost, 60.0, engine, {})
 
 
 def test_the_limit_is_the_sum_of_its_parts(monkeypatch):
     monkeypatch.setattr(os, 'cpu_count', lambda: 2)
-    way = dict(seconds=10., tokens_computed=2000, tokens_generated=300)
-    assert limit(way, 4., dict(reading=1000, writing=300)) == dict(seconds=5., environments=2., reading=2., writing=1., times=2.)
+    way = dict(seconds=10.0, tokens_computed=2000, tokens_generated=300)
+    assert limit(way, 4.0, dict(reading=1000, writing=300)) == dict(
+        seconds=5.0, environments=2.0, reading=2.0, writing=1.0, times=2.0
+    )
 
 
 def test_processor_seconds_are_booked_on_who_used_them(demos):
@@ -197,22 +280,24 @@ def test_processor_seconds_are_booked_on_who_used_them(demos):
 
 def test_padding_is_computed_from_the_plan():
     config = TrainConfig(epochs=1, batch_tokens=1000)
-    assert padding([100] * 10, config) == 1.
+    assert padding([100] * 10, config) == 1.0
     assert padding([10, 500], config) == round(1000 / 510, 3)
 
 
 def test_parts_run_in_a_folder_of_their_own_and_are_recorded(monkeypatch, results):
     folders = []
+
     def part(tasks):
         folders.append(os.environ['AGENTKIT_PATHS_DATA'])
         return dict(env_step_speedup=compared()), dict(n=len(tasks))
+
     monkeypatch.setitem(bench.RUN, 'env', part)
     record('training', dict(train_tokens_ratio=compared()), {})
     assert bench.main(['env', '--games', '2']) == 0
     summary = read_summary()
     assert summary['parts']['env']['games'] == 'built by the kit' and summary['parts']['env']['n'] == 2
-    assert summary['train_tokens_ratio'] == 3. and not os.path.exists(folders[0])
-    assert (results.parent/'figures/bench__ratios.svg').is_file()
+    assert summary['train_tokens_ratio'] == 3.0 and not os.path.exists(folders[0])
+    assert (results.parent / 'figures/bench__ratios.svg').is_file()
 
 
 def test_wrong_parts_cost_one_line(capsys):

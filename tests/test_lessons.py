@@ -1,10 +1,11 @@
 "Every notebook of the package is a test case: its cells run top to bottom."
+
 import pytest
 from conftest import ROOT
 from nbdev.test import test_nb as run_notebook
 
-run_notebook.__test__ = False # the name begins with test_; it is not one
-NOTEBOOKS = sorted((ROOT/'notebooks').glob('[0-9]*.ipynb')) + sorted((ROOT/'notebooks/tutorials').glob('*.ipynb'))
+run_notebook.__test__ = False  # the name begins with test_; it is not one
+NOTEBOOKS = sorted((ROOT / 'notebooks').glob('[0-9]*.ipynb')) + sorted((ROOT / 'notebooks/tutorials').glob('*.ipynb'))
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
@@ -13,4 +14,5 @@ def test_notebook(path):
     assert passed, f'{path.name} failed; the traceback is in the captured stderr'
 
 
-def test_there_are_notebooks(): assert len(NOTEBOOKS) >= 15
+def test_there_are_notebooks():
+    assert len(NOTEBOOKS) >= 15

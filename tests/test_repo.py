@@ -1,4 +1,5 @@
 "Rules of the repository that a slip would break silently."
+
 import ast
 import json
 import re
@@ -10,16 +11,22 @@ import pytest
 import yaml
 from conftest import ROOT
 
-if sys.version_info >= (3, 11): import tomllib
-else: import tomli as tomllib
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
-AUTHORING = sorted((ROOT/'notebooks').glob('[0-9]*.ipynb'))
-EXPERIMENTS = sorted((ROOT/'notebooks/experiments').glob('*.ipynb'))
-PROJECT = tomllib.loads((ROOT/'pyproject.toml').read_text())
+AUTHORING = sorted((ROOT / 'notebooks').glob('[0-9]*.ipynb'))
+EXPERIMENTS = sorted((ROOT / 'notebooks/experiments').glob('*.ipynb'))
+PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())
 
 
-def cells(path): return json.loads(path.read_text())['cells']
-def source(cell): return ''.join(cell['source'])
+def cells(path):
+    return json.loads(path.read_text())['cells']
+
+
+def source(cell):
+    return ''.join(cell['source'])
 
 
 def default_exp(path):
@@ -29,26 +36,33 @@ def default_exp(path):
 
 def tracked():
     out = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True)
-    if out.returncode: pytest.skip('not a git checkout')
-    return [ROOT/f for f in out.stdout.splitlines() if (ROOT/f).is_file()]
+    if out.returncode:
+        pytest.skip('not a git checkout')
+    return [ROOT / f for f in out.stdout.splitlines() if (ROOT / f).is_file()]
 
 
 def test_clean_and_export_change_nothing(tmp_path):
     "The package is what the notebooks export, and the notebooks are clean: checked on a copy, so a failure changes nothing here."
     import shutil
+
     for name in ('notebooks', 'agentkit', 'pyproject.toml', 'settings.ini', 'README.md', 'LICENSE'):
-        src = ROOT/name
-        if src.is_dir(): shutil.copytree(src, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
-        elif src.exists(): shutil.copy(src, tmp_path/name)
+        src = ROOT / name
+        if src.is_dir():
+            shutil.copytree(src, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+        elif src.exists():
+            shutil.copy(src, tmp_path / name)
     for command in ('nbdev-clean', 'nbdev-export'):
-        done = subprocess.run([Path(sys.executable).parent/command], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run([Path(sys.executable).parent / command], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     for folder in ('notebooks', 'agentkit'):
-        for path in sorted((tmp_path/folder).rglob('*')):
-            if path.suffix not in ('.py', '.ipynb') or '__pycache__' in path.parts: continue
-            original = ROOT/path.relative_to(tmp_path)
+        for path in sorted((tmp_path / folder).rglob('*')):
+            if path.suffix not in ('.py', '.ipynb') or '__pycache__' in path.parts:
+                continue
+            original = ROOT / path.relative_to(tmp_path)
             assert original.exists(), f'{original} is exported but not committed'
-            assert path.read_text() == original.read_text(), f'{original.relative_to(ROOT)} differs after nbdev-clean and nbdev-export'
+            assert path.read_text() == original.read_text(), (
+                f'{original.relative_to(ROOT)} differs after nbdev-clean and nbdev-export'
+            )
 
 
 def test_papermill_tag_survives_cleaning(tmp_path):
@@ -74,41 +88,56 @@ def test_notebooks_import_only_lower_numbers():
     for path in AUTHORING:
         mine = order[default_exp(path)]
         for c in cells(path):
-            if c['cell_type'] != 'code' or '#| export' not in source(c): continue
+            if c['cell_type'] != 'code' or '#| export' not in source(c):
+                continue
             for name in re.findall(r'(?:from|import) agentkit\.([\w.]+)', source(c)):
-                assert name in order or (ROOT/'agentkit'/Path(*name.split('.'))).with_suffix('.py').exists(), f'{path.name} imports agentkit.{name}, which no notebook exports'
-                if name in order: assert order[name] < mine, f'{path.name} imports agentkit.{name}, which comes later'
+                assert name in order or (ROOT / 'agentkit' / Path(*name.split('.'))).with_suffix('.py').exists(), (
+                    f'{path.name} imports agentkit.{name}, which no notebook exports'
+                )
+                if name in order:
+                    assert order[name] < mine, f'{path.name} imports agentkit.{name}, which comes later'
 
 
 def test_agents_and_environments_do_not_know_each_other():
     for path in AUTHORING:
         name = default_exp(path)
         exported = '\n'.join(source(c) for c in cells(path) if '#| export' in source(c))
-        if name.startswith('envs.'): assert 'agentkit.agents' not in exported, path.name
+        if name.startswith('envs.'):
+            assert 'agentkit.agents' not in exported, path.name
 
 
 def test_dspy_is_never_configured_globally():
-    for path in [*(ROOT/'agentkit').rglob('*.py'), *(ROOT/'tests').glob('*.py'), *(ROOT/'notebooks').rglob('*.ipynb')]:
-        if path != Path(__file__): assert 'dspy.configure(' not in path.read_text(), path
+    for path in [
+        *(ROOT / 'agentkit').rglob('*.py'),
+        *(ROOT / 'tests').glob('*.py'),
+        *(ROOT / 'notebooks').rglob('*.ipynb'),
+    ]:
+        if path != Path(__file__):
+            assert 'dspy.configure(' not in path.read_text(), path
 
 
 def test_no_directive_hides_in_cell_metadata():
     for path in [*AUTHORING, *EXPERIMENTS]:
-        for c in cells(path): assert set(c['metadata']) <= {'tags'}, f'{path.name}: {c["metadata"]}'
+        for c in cells(path):
+            assert set(c['metadata']) <= {'tags'}, f'{path.name}: {c["metadata"]}'
 
 
 def test_environment_file_agrees_with_the_project():
-    conda = yaml.safe_load((ROOT/'environment.yml').read_text())['dependencies']
+    conda = yaml.safe_load((ROOT / 'environment.yml').read_text())['dependencies']
     python = next(d for d in conda if isinstance(d, str) and d.startswith('python='))
     assert python == 'python=3.11'
     assert PROJECT['project']['requires-python'] == '>=3.10,<3.13'
-    assert next(d for d in conda if isinstance(d, dict))['pip'] == ['-e .[dev]'], 'packages are named in pyproject.toml only'
+    assert next(d for d in conda if isinstance(d, dict))['pip'] == ['-e .[dev]'], (
+        'packages are named in pyproject.toml only'
+    )
 
 
 def test_every_extra_is_part_of_dev():
     extras = PROJECT['project']['optional-dependencies']
     assert {'train', 'serve', 'lab', 'docs', 'dev'} <= set(extras)
-    assert set(re.findall(r'agentkit\[([\w,]+)\]', extras['dev'][0])[0].split(',')) == set(extras) - {'dev', 'vllm'}, 'vllm is gigabytes, and for a GPU'
+    assert set(re.findall(r'agentkit\[([\w,]+)\]', extras['dev'][0])[0].split(',')) == set(extras) - {'dev', 'vllm'}, (
+        'vllm is gigabytes, and for a GPU'
+    )
 
 
 def test_importing_the_core_loads_nothing_heavy():
@@ -120,19 +149,22 @@ def test_importing_the_core_loads_nothing_heavy():
 def test_no_path_of_a_machine_and_no_key_is_committed():
     secret = re.compile(r'sk-[A-Za-z0-9]{20,}|gsk_[A-Za-z0-9]{20,}|/(?:root|home/\w+|work)/(?:main|shared|\.)')
     for path in tracked():
-        if path.suffix in ('.png', '.gguf') or path == Path(__file__): continue
+        if path.suffix in ('.png', '.gguf') or path == Path(__file__):
+            continue
         found = secret.search(path.read_text(errors='ignore'))
         assert not found, f'{path.relative_to(ROOT)}: {found.group()}'
 
 
 def test_tracked_files_are_small():
-    for path in tracked(): assert path.stat().st_size < 1_000_000, f'{path.relative_to(ROOT)} has {path.stat().st_size:,} bytes'
+    for path in tracked():
+        assert path.stat().st_size < 1_000_000, f'{path.relative_to(ROOT)} has {path.stat().st_size:,} bytes'
 
 
 def test_the_readme_is_the_index_notebook():
-    sys.path.insert(0, str(ROOT/'tools'))
+    sys.path.insert(0, str(ROOT / 'tools'))
     import readme
-    assert (ROOT/'README.md').read_text() == readme.render(), 'run `make readme`'
+
+    assert (ROOT / 'README.md').read_text() == readme.render(), 'run `make readme`'
 
 
 def test_the_readme_shows_the_committed_results():
@@ -140,21 +172,32 @@ def test_the_readme_shows_the_committed_results():
     import io
     import pandas as pd
     from agentkit.plots import show_table
-    shown = subprocess.run(['git', 'show', 'HEAD:results/quickstart/summary.csv'], cwd=ROOT, capture_output=True, text=True)
-    if shown.returncode: pytest.skip('not a git checkout with results')
+
+    shown = subprocess.run(
+        ['git', 'show', 'HEAD:results/quickstart/summary.csv'], cwd=ROOT, capture_output=True, text=True
+    )
+    if shown.returncode:
+        pytest.skip('not a git checkout with results')
     table = show_table(pd.read_csv(io.StringIO(shown.stdout), keep_default_na=False, na_values=['']))
-    readme = (ROOT/'README.md').read_text()
+    readme = (ROOT / 'README.md').read_text()
     assert len(table) >= 4
-    for row in table.itertuples(): assert row.won in readme and row.success in readme, row
+    for row in table.itertuples():
+        assert row.won in readme and row.success in readme, row
 
 
 def test_figures_come_from_notebooks_with_results():
     "`figures/<experiment>__<what>` is drawn by the report of the experiment's plan, or by a notebook that names the experiment; and the experiment's summary is there."
-    code = {p.stem: '\n'.join(source(c) for c in cells(p) if c['cell_type'] == 'code') for p in [*AUTHORING, *EXPERIMENTS]}
-    plans = [yaml.safe_load(p.read_text()) for p in (ROOT/'notebooks/experiments').glob('*.yaml')]
-    for path in (ROOT/'figures').glob('*.*'):
+    code = {
+        p.stem: '\n'.join(source(c) for c in cells(p) if c['cell_type'] == 'code') for p in [*AUTHORING, *EXPERIMENTS]
+    }
+    plans = [yaml.safe_load(p.read_text()) for p in (ROOT / 'notebooks/experiments').glob('*.yaml')]
+    for path in (ROOT / 'figures').glob('*.*'):
         experiment, what = path.stem.split('__')
-        assert (ROOT/'results'/experiment/'summary.csv').is_file(), f'{path.name}: results/{experiment} has no summary'
+        assert (ROOT / 'results' / experiment / 'summary.csv').is_file(), (
+            f'{path.name}: results/{experiment} has no summary'
+        )
         drawn = re.compile(rf"save_figure\(.*, (experiment|'{experiment}'), '{what}'\)")
-        own = [code[Path(p['report']).stem] for p in plans if p['experiment'] == experiment] or [c for c in code.values() if f"'{experiment}'" in c]
+        own = [code[Path(p['report']).stem] for p in plans if p['experiment'] == experiment] or [
+            c for c in code.values() if f"'{experiment}'" in c
+        ]
         assert any(drawn.search(c) for c in own), f'no notebook draws {path.name}'

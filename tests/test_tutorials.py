@@ -1,4 +1,5 @@
 "The tutorials from top to bottom under papermill: offline as they stand, and pointed at a real llama.cpp server without a change of code."
+
 import json
 
 import pytest
@@ -9,38 +10,68 @@ from agentkit.rollouts import read_trajectories
 
 pytest.importorskip('torch')
 pytest.importorskip('xllamacpp')
-from agentkit.serving import serve, stop_servers # noqa: E402
-from agentkit.sweeps import execute # noqa: E402
-from agentkit.training import make_nano # noqa: E402
+from agentkit.serving import serve, stop_servers  # noqa: E402
+from agentkit.sweeps import execute  # noqa: E402
+from agentkit.training import make_nano  # noqa: E402
 
-FINE_TUNE = ROOT/'notebooks/tutorials/01_fine_tune_an_agent.ipynb'
+FINE_TUNE = ROOT / 'notebooks/tutorials/01_fine_tune_an_agent.ipynb'
 SMALL = dict(prompt_tasks=4, train_tasks=8, eval_tasks=4, epochs=2)
 
 
 def outputs(path):
     "What the cells of an executed notebook show."
     cells = json.loads(path.read_text())['cells']
-    return '\n'.join(''.join(o.get('text', o.get('data', {}).get('text/markdown', o.get('data', {}).get('text/plain', '')))) for c in cells for o in c.get('outputs', []))
+    return '\n'.join(
+        ''.join(o.get('text', o.get('data', {}).get('text/markdown', o.get('data', {}).get('text/plain', ''))))
+        for c in cells
+        for o in c.get('outputs', [])
+    )
 
 
 def test_fine_tune_an_agent_offline(tmp_path, results):
-    execute(FINE_TUNE, tmp_path/'out.ipynb', dict(SMALL, env='corridor', eval_split='valid_unseen', out=str(tmp_path/'run')))
-    shown = outputs(tmp_path/'out.ipynb')
+    execute(
+        FINE_TUNE,
+        tmp_path / 'out.ipynb',
+        dict(SMALL, env='corridor', eval_split='valid_unseen', out=str(tmp_path / 'run')),
+    )
+    shown = outputs(tmp_path / 'out.ipynb')
     assert 'bootstrap_search: ' in shown and 'write provider/model' in shown and 'no tasks to learn from' in shown
-    agent = load_agent(tmp_path/'run/agent.json')
-    played = read_trajectories(tmp_path/'run/after.jsonl')
+    agent = load_agent(tmp_path / 'run/agent.json')
+    played = read_trajectories(tmp_path / 'run/after.jsonl')
     assert {t.policy for t in played} == {agent.name} and len(played) == SMALL['eval_tasks']
-    assert {t.policy for t in read_trajectories(tmp_path/'run/before.jsonl')} != {agent.name}
+    assert {t.policy for t in read_trajectories(tmp_path / 'run/before.jsonl')} != {agent.name}
 
 
 def test_fine_tune_an_agent_with_a_model_behind_an_address(tmp_path, results):
-    rows = [dict(messages=[dict(role='user', content='You see a door. Your task is to: go on.'), dict(role='assistant', content='forward')])]
+    rows = [
+        dict(
+            messages=[
+                dict(role='user', content='You see a door. Your task is to: go on.'),
+                dict(role='assistant', content='forward'),
+            ]
+        )
+    ]
     server = serve(make_nano(rows, size='tiny', vocabulary=300), slots=2, context=4096)
     name = f'openai/{server.model}'
-    try: execute(FINE_TUNE, tmp_path/'out.ipynb', dict(SMALL, teacher=f'{name}@{server.url}/v1', method='bootstrap', env='corridor', eval_split='valid_unseen', out=str(tmp_path/'run')))
-    finally: stop_servers()
-    played = read_trajectories(tmp_path/'run/zero_shot.jsonl')
+    try:
+        execute(
+            FINE_TUNE,
+            tmp_path / 'out.ipynb',
+            dict(
+                SMALL,
+                teacher=f'{name}@{server.url}/v1',
+                method='bootstrap',
+                env='corridor',
+                eval_split='valid_unseen',
+                out=str(tmp_path / 'run'),
+            ),
+        )
+    finally:
+        stop_servers()
+    played = read_trajectories(tmp_path / 'run/zero_shot.jsonl')
     assert {t.policy for t in played} == {name} and sum(t.usage['tokens_in'] for t in played) > 0
     assert not [t for t in played if t.termination == 'error']
-    assert load_agent(tmp_path/'run/agent.json').name.startswith('local/nano-')
-    assert not [p for p in (tmp_path/'run').rglob('*.json*') if server.url in p.read_text()], 'an address is not written down'
+    assert load_agent(tmp_path / 'run/agent.json').name.startswith('local/nano-')
+    assert not [p for p in (tmp_path / 'run').rglob('*.json*') if server.url in p.read_text()], (
+        'an address is not written down'
+    )

@@ -1,4 +1,5 @@
 """The vLLM backend, against a stand-in that takes vLLM's arguments and speaks its HTTP: processes, requests, errors. No GPU and no vLLM are needed; what vLLM itself does is not tested here."""
+
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -9,14 +10,17 @@ from agentkit.core import AgentkitError, EpisodeError, read_json
 
 pytest.importorskip('torch')
 pytest.importorskip('xllamacpp')
-from agentkit import training # noqa: E402
-from agentkit.serving import VllmServer, local_lm, model_dir, serve, stop_servers # noqa: E402
+from agentkit import training  # noqa: E402
+from agentkit.serving import VllmServer, local_lm, model_dir, serve, stop_servers  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore:Passing OpenAI-style message dictionaries')
-ROWS = [dict(messages=[dict(role='user', content=f'Find the mug {i}.'), dict(role='assistant', content='go to desk 1')]) for i in range(4)]
+ROWS = [
+    dict(messages=[dict(role='user', content=f'Find the mug {i}.'), dict(role='assistant', content='go to desk 1')])
+    for i in range(4)
+]
 ASK = [dict(role='user', content='You see a desk 1 and a shelf 12.')]
 
-STAND_IN = '''
+STAND_IN = """
 import argparse, json, os, subprocess, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 p = argparse.ArgumentParser()
@@ -58,26 +62,29 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args): pass
 
 ThreadingHTTPServer((a.host, int(a.port)), Handler).serve_forever()
-'''
+"""
 
 
 @pytest.fixture(scope='module', autouse=True)
-def data(own_data): pass
+def data(own_data):
+    pass
 
 
 @pytest.fixture(scope='module')
-def base(data): return training.make_nano(ROWS, size='tiny', vocabulary=300)
+def base(data):
+    return training.make_nano(ROWS, size='tiny', vocabulary=300)
 
 
 @pytest.fixture
 def vllm(tmp_path, monkeypatch):
     "A package `vllm` that can be started."
-    folder = tmp_path/'site/vllm/entrypoints/openai'
+    folder = tmp_path / 'site/vllm/entrypoints/openai'
     folder.mkdir(parents=True)
-    for d in (folder, folder.parent, folder.parent.parent): (d/'__init__.py').touch()
-    (folder/'api_server.py').write_text(STAND_IN)
-    monkeypatch.syspath_prepend(tmp_path/'site')
-    monkeypatch.setenv('PYTHONPATH', str(tmp_path/'site'))
+    for d in (folder, folder.parent, folder.parent.parent):
+        (d / '__init__.py').touch()
+    (folder / 'api_server.py').write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path / 'site')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path / 'site'))
     monkeypatch.setenv('STAND_IN_LOG', str(tmp_path))
     monkeypatch.setenv('AGENTKIT_MODELS_BACKEND', 'vllm')
     yield tmp_path
@@ -86,8 +93,10 @@ def vllm(tmp_path, monkeypatch):
 
 
 def gone(pid):
-    try: return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0] == 'Z'
-    except FileNotFoundError: return True
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0] == 'Z'
+    except FileNotFoundError:
+        return True
 
 
 def wait_until(true, seconds=30):
@@ -97,27 +106,37 @@ def wait_until(true, seconds=30):
         time.sleep(0.05)
 
 
-def bodies(folder): return [json.loads(l) for l in (folder/'bodies.jsonl').read_text().splitlines()]
+def bodies(folder):
+    return [json.loads(l) for l in (folder / 'bodies.jsonl').read_text().splitlines()]
 
 
 def test_a_choice_is_sent_in_vllms_words(vllm, base):
     lm = local_lm(base, slots=2, context=64)
     assert lm(messages=ASK, **lm.choice(['go to desk 1', 'look'])) == ['go to desk 1']
     assert isinstance(lm.server, VllmServer) and base in repr(lm.server)
-    body, = bodies(vllm)
+    (body,) = bodies(vllm)
     assert body['structured_outputs'] == dict(choice=['go to desk 1', 'look']) and body['model'] == base
     assert 'grammar' not in body and 'response_format' not in body and body['temperature'] == 0
     assert lm.history[-1]['usage']['prompt_tokens_details']['cached_tokens'] > 0
-    args = read_json(vllm/'started.json')['args']
+    args = read_json(vllm / 'started.json')['args']
     assert args['enable_prefix_caching'] and not args['enable_lora'] and args['model'] == str(model_dir(base))
-    assert (args['max_model_len'], args['max_num_seqs'], args['host'], args['generation_config']) == ('64', '2', '127.0.0.1', 'vllm')
+    assert (args['max_model_len'], args['max_num_seqs'], args['host'], args['generation_config']) == (
+        '64',
+        '2',
+        '127.0.0.1',
+        'vllm',
+    )
 
 
 def test_adapters_are_models_of_one_server(vllm, base):
     student = training.finetune(base, ROWS, training.TrainConfig.of('nano', epochs=1, lora_rank=4), progress=False)
     server = serve(base, slots=2, context=64, adapters=[student.id])
-    args = read_json(vllm/'started.json')['args']
-    assert args['lora_modules'] == [f'{student.id}={student.path}/adapter'] and args['max_lora_rank'] == '8' and args['max_loras'] == '1'
+    args = read_json(vllm / 'started.json')['args']
+    assert (
+        args['lora_modules'] == [f'{student.id}={student.path}/adapter']
+        and args['max_lora_rank'] == '8'
+        and args['max_loras'] == '1'
+    )
     said = [lm(messages=ASK, **lm.choice(['look', 'go to desk 1'])) for lm in (local_lm(base), local_lm(student.id))]
     assert said == [['look'], ['go to desk 1']] and [b['model'] for b in bodies(vllm)] == [base, student.id]
     assert local_lm(student.id).server is server
@@ -125,7 +144,7 @@ def test_adapters_are_models_of_one_server(vllm, base):
 
 def test_closing_leaves_no_process(vllm, base):
     server = serve(base, slots=1, context=64)
-    pids = read_json(vllm/'started.json')['pids']
+    pids = read_json(vllm / 'started.json')['pids']
     assert not any(gone(p) for p in pids)
     server.close()
     wait_until(lambda: all(gone(p) for p in pids))
@@ -134,7 +153,7 @@ def test_closing_leaves_no_process(vllm, base):
 def test_a_killed_parent_takes_everything_along(vllm, base):
     script = f'import time, agentkit.serving as s; x = s.serve({base!r}, slots=1, context=64); print(x._child.pid, flush=True); time.sleep(600)'
     parent = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
-    pids = [int(parent.stdout.readline()), *read_json(vllm/'started.json')['pids']]
+    pids = [int(parent.stdout.readline()), *read_json(vllm / 'started.json')['pids']]
     assert not any(gone(p) for p in pids)
     parent.kill()
     parent.wait()
@@ -144,33 +163,42 @@ def test_a_killed_parent_takes_everything_along(vllm, base):
 def test_vllm_dies_with_the_process_that_started_it(vllm, base):
     server = serve(base, slots=1, context=64)
     os.kill(server._child.pid, signal.SIGKILL)
-    wait_until(lambda: gone(read_json(vllm/'started.json')['pids'][0]))
+    wait_until(lambda: gone(read_json(vllm / 'started.json')['pids'][0]))
 
 
 def test_a_dead_vllm_is_noticed(vllm, base):
     server = serve(base, slots=1, context=64)
-    os.kill(read_json(vllm/'started.json')['pids'][0], signal.SIGKILL)
+    os.kill(read_json(vllm / 'started.json')['pids'][0], signal.SIGKILL)
     wait_until(lambda: not server.alive)
-    with pytest.raises(AgentkitError, match=f'the server for {base} is gone'): server.post('/v1/chat/completions', dict(model=base, messages=[]))
+    with pytest.raises(AgentkitError, match=f'the server for {base} is gone'):
+        server.post('/v1/chat/completions', dict(model=base, messages=[]))
     assert serve(base, slots=1, context=64) is not server
 
 
 def test_a_vllm_that_does_not_start_says_why(vllm, base, monkeypatch):
     monkeypatch.setenv('STAND_IN_FAILS', '1')
-    with pytest.raises(AgentkitError, match=f'the server for {base} did not start: exit code 1; its log ends with: RuntimeError: no CUDA device'): serve(base)
+    with pytest.raises(
+        AgentkitError,
+        match=f'the server for {base} did not start: exit code 1; its log ends with: RuntimeError: no CUDA device',
+    ):
+        serve(base)
 
 
 def test_a_conversation_that_is_too_long_ends_its_episode_only(vllm, base):
     lm = local_lm(base, slots=1, context=64)
-    with pytest.raises(EpisodeError, match='maximum context length is 64'): lm('word ' * 100)
+    with pytest.raises(EpisodeError, match='maximum context length is 64'):
+        lm('word ' * 100)
 
 
 def test_without_vllm_the_extra_is_named(base, monkeypatch):
     monkeypatch.setitem(sys.modules, 'vllm', None)
-    with pytest.raises(AgentkitError, match=r'vllm is not installed: run `pip install "agentkit\[vllm\]"`'): serve(base, backend='vllm')
+    with pytest.raises(AgentkitError, match=r'vllm is not installed: run `pip install "agentkit\[vllm\]"`'):
+        serve(base, backend='vllm')
 
 
 def test_what_vllm_cannot_serve(vllm, base):
     small = training.quantize(base, 'q8_0')
-    with pytest.raises(AgentkitError, match='holds weights for llama.cpp only'): serve(small)
-    with pytest.raises(AgentkitError, match="unknown backend 'triton'; known: llama.cpp, vllm"): serve(base, backend='triton')
+    with pytest.raises(AgentkitError, match='holds weights for llama.cpp only'):
+        serve(small)
+    with pytest.raises(AgentkitError, match="unknown backend 'triton'; known: llama.cpp, vllm"):
+        serve(base, backend='triton')

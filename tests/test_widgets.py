@@ -1,4 +1,5 @@
 "Widgets without a browser: buttons are clicked by a program, and what counts is the file."
+
 import pytest
 
 from agentkit.collection import from_generator, make_record, rate_records, read_ratings
@@ -6,13 +7,14 @@ from agentkit.core import AgentkitError, Step, Task, Trajectory
 from agentkit.responses import logged_chat
 
 pytest.importorskip('ipywidgets')
-from agentkit.widgets import rate, show # noqa: E402
+from agentkit.widgets import rate, show  # noqa: E402
 
 RECORDS = from_generator(logged_chat, 3)
 
 
 @pytest.fixture
-def path(tmp_path): return tmp_path/'ratings.jsonl'
+def path(tmp_path):
+    return tmp_path / 'ratings.jsonl'
 
 
 def test_each_click_is_on_disk_at_once_and_the_next_record_appears(path):
@@ -30,7 +32,7 @@ def test_who_comes_back_goes_on_at_the_first_unrated(path):
     assert rate(RECORDS, path, 'ana').at == 1 and rate(RECORDS, path, 'ben').at == 0
     w = rate(RECORDS, path, 'ana')
     w.next.click()
-    w.buttons['2'].click() # the third; the second is left out
+    w.buttons['2'].click()  # the third; the second is left out
     assert rate(RECORDS, path, 'ana').at == 1
     assert rate(RECORDS[::-1], path, 'ana').at == 1, 'another order is no other record'
 
@@ -38,7 +40,7 @@ def test_who_comes_back_goes_on_at_the_first_unrated(path):
 def test_a_name_is_needed_and_may_be_typed_later(path):
     w = rate(RECORDS, path)
     assert all(b.disabled for b in w.buttons.values()) and 'name' in w.status.value
-    w.buttons['5'].click() # a program can click what is disabled
+    w.buttons['5'].click()  # a program can click what is disabled
     assert not path.exists()
     w.rater.value = ' ana '
     w.buttons['5'].click()
@@ -48,8 +50,13 @@ def test_a_name_is_needed_and_may_be_typed_later(path):
 def test_several_raters_in_one_file(path):
     for name, labels in dict(ana='55', ben='15').items():
         w = rate(RECORDS, path, name)
-        for label in labels: w.buttons[label].click()
-    assert [r.provenance.get('ratings') for r in rate_records(RECORDS, read_ratings(path))] == [dict(ana=5, ben=1), dict(ana=5, ben=5), None]
+        for label in labels:
+            w.buttons[label].click()
+    assert [r.provenance.get('ratings') for r in rate_records(RECORDS, read_ratings(path))] == [
+        dict(ana=5, ben=1),
+        dict(ana=5, ben=5),
+        None,
+    ]
 
 
 def test_two_widgets_at_the_same_time_lose_nothing(path):
@@ -88,7 +95,8 @@ def test_the_file_may_have_been_written_by_hand(path):
     w = rate(RECORDS, path, 'ana')
     assert w.at == 1
     path.write_text('{"record": "x"}\n')
-    with pytest.raises(AgentkitError, match='line 1: a rating needs record, rater and rating'): rate(RECORDS, path, 'ana')
+    with pytest.raises(AgentkitError, match='line 1: a rating needs record, rater and rating'):
+        rate(RECORDS, path, 'ana')
 
 
 def test_what_is_shown_is_text_and_not_a_page(path):
@@ -98,9 +106,12 @@ def test_what_is_shown_is_text_and_not_a_page(path):
 
 
 def test_what_cannot_be_rated(path):
-    with pytest.raises(AgentkitError, match='0 records'): rate([], path)
-    with pytest.raises(AgentkitError, match="unknown scale 'stars'; known: 1–5, 0–1"): rate(RECORDS, path, scale='stars')
-    with pytest.raises(AgentkitError, match='ends with .jsonl'): rate(RECORDS, path.with_suffix('.csv'))
+    with pytest.raises(AgentkitError, match='0 records'):
+        rate([], path)
+    with pytest.raises(AgentkitError, match="unknown scale 'stars'; known: 1–5, 0–1"):
+        rate(RECORDS, path, scale='stars')
+    with pytest.raises(AgentkitError, match='ends with .jsonl'):
+        rate(RECORDS, path.with_suffix('.csv'))
 
 
 def test_it_is_shown_in_jupyter(path):
@@ -113,6 +124,10 @@ def test_an_episode_step_by_step():
     w = show(Trajectory(Task('demo', 'corridor', 'far'), 'expert', 0, 'Walk to <door 1>.', steps, 'lost'))
     assert w.slider.max == 2 and 'Walk to &lt;door 1&gt;.' in w.text.value and 'You walk.' not in w.text.value
     w.slider.value = 1
-    assert 'You walk.' in w.text.value and 'could have been done: walk, wait' in w.text.value and 'lost' not in w.text.value
+    assert (
+        'You walk.' in w.text.value
+        and 'could have been done: walk, wait' in w.text.value
+        and 'lost' not in w.text.value
+    )
     w.slider.value = 2
     assert '(not admissible)' in w.text.value and 'lost, score 0' in w.text.value

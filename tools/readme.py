@@ -1,11 +1,12 @@
 """README.md is notebooks/index.ipynb with its outputs: `python tools/readme.py` runs the notebook and writes both; `render` only reads."""
+
 import json
 import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-INDEX, README = ROOT/'notebooks/index.ipynb', ROOT/'README.md'
-WIDE = "import pandas; pandas.set_option('display.width', 200, 'display.max_columns', 30, 'display.float_format', '{:.4g}'.format)" # a table is one block of text
+INDEX, README = ROOT / 'notebooks/index.ipynb', ROOT / 'README.md'
+WIDE = "import pandas; pandas.set_option('display.width', 200, 'display.max_columns', 30, 'display.float_format', '{:.4g}'.format)"  # a table is one block of text
 
 
 def _table(text):
@@ -16,8 +17,10 @@ def _table(text):
 def _outputs(cell):
     for out in cell['outputs']:
         data = out.get('data', {})
-        if 'text/markdown' in data: yield ''.join(data['text/markdown'])
-        elif 'text/plain' in data: yield _table(''.join(data['text/plain']))
+        if 'text/markdown' in data:
+            yield ''.join(data['text/markdown'])
+        elif 'text/plain' in data:
+            yield _table(''.join(data['text/plain']))
 
 
 def render(notebook=INDEX) -> str:
@@ -25,22 +28,27 @@ def render(notebook=INDEX) -> str:
     parts = []
     for cell in json.loads(Path(notebook).read_text())['cells']:
         source = ''.join(cell['source'])
-        if cell['cell_type'] == 'markdown': parts.append(source)
-        else: parts += [f'```python\n{source}\n```', *_outputs(cell)]
+        if cell['cell_type'] == 'markdown':
+            parts.append(source)
+        else:
+            parts += [f'```python\n{source}\n```', *_outputs(cell)]
     return '<!-- made from notebooks/index.ipynb by `make readme` -->\n\n' + '\n\n'.join(parts) + '\n'
 
 
 if __name__ == '__main__':
     from nbclient import NotebookClient
     import nbformat
+
     os.environ['AGENTKIT_ROOT'] = str(ROOT)
     notebook = nbformat.read(INDEX, 4)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(WIDE))
     NotebookClient(notebook, kernel_name='python3').execute()
     del notebook.cells[0]
     for cell in notebook.cells:
-        if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if o.output_type != 'stream']
+        if cell.cell_type == 'code':
+            cell.outputs = [o for o in cell.outputs if o.output_type != 'stream']
     nbformat.write(notebook, INDEX)
     from nbdev.clean import nbdev_clean
+
     nbdev_clean(str(INDEX))
     README.write_text(render())

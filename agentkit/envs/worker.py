@@ -1,9 +1,10 @@
 "Hand-written, not exported from a notebook, because it is plumbing: the child process behind `agentkit.envs.base.Worker`."
+
 import faulthandler, importlib, json, os, queue, select, signal, sys, threading, time
 
 from agentkit.core import AgentkitError
 
-GRACE = 5 # seconds between the parent's end and ours
+GRACE = 5  # seconds between the parent's end and ours
 
 
 def private_pipes() -> tuple[int, int]:
@@ -21,12 +22,15 @@ def listen(fd: int, parent: int, lines: queue.Queue):
     rest = b''
     while True:
         if not select.select([fd], [], [], 2)[0]:
-            if os.getppid() != parent: break
+            if os.getppid() != parent:
+                break
             continue
         chunk = os.read(fd, 1 << 16)
-        if not chunk: break
+        if not chunk:
+            break
         *whole, rest = (rest + chunk).split(b'\n')
-        for line in whole: lines.put(line)
+        for line in whole:
+            lines.put(line)
     lines.put(None)
     time.sleep(GRACE)
     os.killpg(os.getpgrp(), signal.SIGKILL)
@@ -34,15 +38,21 @@ def listen(fd: int, parent: int, lines: queue.Queue):
 
 def answer(do) -> dict:
     "What the parent gets: the value, or the error by name and text."
-    try: return {'value': do()}
-    except AgentkitError as e: return {'error': str(e), 'type': 'AgentkitError'}
-    except Exception as e: return {'error': str(e), 'type': type(e).__name__}
+    try:
+        return {'value': do()}
+    except AgentkitError as e:
+        return {'error': str(e), 'type': 'AgentkitError'}
+    except Exception as e:
+        return {'error': str(e), 'type': type(e).__name__}
 
 
 def send(fd: int, reply: dict):
-    try: data = json.dumps(reply).encode() + b'\n'
-    except (TypeError, ValueError) as e: data = json.dumps({'error': str(e), 'type': type(e).__name__}).encode() + b'\n'
-    while data: data = data[os.write(fd, data):]
+    try:
+        data = json.dumps(reply).encode() + b'\n'
+    except (TypeError, ValueError) as e:
+        data = json.dumps({'error': str(e), 'type': type(e).__name__}).encode() + b'\n'
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def serve(target: str, options: dict, lines: queue.Queue, replies: int):
@@ -55,7 +65,8 @@ def serve(target: str, options: dict, lines: queue.Queue, replies: int):
 
     reply = answer(make)
     send(replies, reply)
-    if 'error' in reply: return
+    if 'error' in reply:
+        return
     while (line := lines.get()) is not None:
         request = json.loads(line)
         # works without the interpreter lock, so that a call stuck in C ends too when the parent is gone
@@ -63,7 +74,8 @@ def serve(target: str, options: dict, lines: queue.Queue, replies: int):
         reply = answer(lambda: getattr(made['it'], request['method'])(*request['args']))
         faulthandler.cancel_dump_traceback_later()
         send(replies, reply)
-    if hasattr(made['it'], 'close'): made['it'].close()
+    if hasattr(made['it'], 'close'):
+        made['it'].close()
 
 
 def main():
@@ -74,4 +86,5 @@ def main():
     serve(target, options, lines, replies)
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()
