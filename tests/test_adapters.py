@@ -1,6 +1,6 @@
 """LoRA adapters: kept beside the merged model, and served from one process with their base."""
 
-import dataclasses, os
+import dataclasses
 
 import psutil
 import pytest
@@ -9,7 +9,7 @@ from agentkit.core import AgentkitError, read_json, write_json
 
 torch = pytest.importorskip('torch')
 pytest.importorskip('xllamacpp')
-from agentkit import serving, training, weights  # noqa: E402
+from agentkit import serving, training  # noqa: E402
 from agentkit.serving import local_lm, model_dir, read_card, serve, stop_servers  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore:Passing OpenAI-style message dictionaries')

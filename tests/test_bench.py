@@ -1,4 +1,4 @@
-"The benchmark compares what it says it compares: a difference is an error, parts are kept, ratios come from their figures. No test looks at a time."
+"The benchmark compares what it says: a difference is an error, parts are kept. No test looks at a time."
 
 import json, os
 

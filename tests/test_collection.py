@@ -1,4 +1,4 @@
-"Collection: what comes in, what must not, what is dropped and why, and a journal that several writers and a kill do not break."
+"Collection: what comes in, what must not, what is dropped and why, and a journal that nothing breaks."
 
 import dataclasses
 import inspect
@@ -224,9 +224,9 @@ def plan(task, tool='search', result='Found.'):
 
 def test_a_planners_prompt_and_target_to_the_byte():
     r = from_plans('How high is it?', [plan('Look it up.', result='57 m'), plan('Answer.', 'final_answer')])[1]
-    assert (
-        r.messages[0]['content']
-        == 'User request: \n\n```\nHow high is it?\n```\n\nContext information: \n\n```\nTask: Look it up.\nResult: 57 m\n```\n\nPlan the next step.'
+    assert r.messages[0]['content'] == (
+        'User request: \n\n```\nHow high is it?\n```\n\nContext information: \n\n```\nTask: Look it up.\n'
+        'Result: 57 m\n```\n\nPlan the next step.'
     )
     assert (
         r.output
@@ -484,7 +484,8 @@ def test_values_of_secret_variables(monkeypatch):
     r = Redactor()
     assert (
         r(
-            'say plain words of MY_KEY and plain words of A_TOKEN, plain words of client_secret; plain words of DB_PASSWORD'
+            'say plain words of MY_KEY and plain words of A_TOKEN, plain words of client_secret; '
+            'plain words of DB_PASSWORD'
         )
         == 'say [environment] and [environment], [environment]; [environment]'
     )
@@ -493,8 +494,10 @@ def test_values_of_secret_variables(monkeypatch):
 
 def test_ordinary_text_is_left_alone():
     household = (
-        'You see a keychain 2, a tokencard 1, a desk 1 and a key 3. The password is under the mat: look there. Secret: behind the drawer. Ask risk-averse task-oriented desk-lamp-and-bookshelf people. '
-        'token: mug, max_tokens=4096, "tokens_in": 123456, bearer of bad news, the bearer transportation, http://host:8080/v1, me@host is here, sk-learn, AKIA'
+        'You see a keychain 2, a tokencard 1, a desk 1 and a key 3. The password is under the mat: look there. '
+        'Secret: behind the drawer. Ask risk-averse task-oriented desk-lamp-and-bookshelf people. '
+        'token: mug, max_tokens=4096, "tokens_in": 123456, bearer of bad news, the bearer transportation, '
+        'http://host:8080/v1, me@host is here, sk-learn, AKIA'
     )
     r = Redactor()
     assert r(household) == household
@@ -546,7 +549,9 @@ import itertools, json, os, sys
 from agentkit.collection import collect, make_record
 
 def write(name, n):
-    for i in range(n) if n else itertools.count(): collect([make_record(dict(input=f'{name} {i}', output='x' * 20000, task=name), 'log')], sys.argv[1])
+    for i in range(n) if n else itertools.count():
+        record = make_record(dict(input=f'{name} {i}', output='x' * 20000, task=name), 'log')
+        collect([record], sys.argv[1])
     os._exit(0)
 
 pids = {name: os.fork() or write(name, n) for name, n in (('a', 12), ('b', 12), ('c', 12), ('victim', 0))}
@@ -589,8 +594,8 @@ def test_ratings_from_a_file_of_either_kind(tmp_path):
     a, b, c = (say(output=str(i)) for i in range(3))
     rows = [(a.id, 'ana', 5), (a.id, 'ben', 2), (b.id, 'ana', 1), (b.id, 'ana', 4)]
     (tmp_path / 'r.csv').write_text('record,rater,rating\n' + '\n'.join(','.join(map(str, r)) for r in rows))
-    for record, rater, rating in rows:
-        rate(tmp_path / 'r.jsonl', record, rater, rating)
+    for row in rows:
+        rate(tmp_path / 'r.jsonl', *row)
     for file in ('r.csv', 'r.jsonl'):
         ratings = read_ratings(tmp_path / file)
         done = rate_records([a, b, c], ratings)

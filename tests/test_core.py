@@ -1,4 +1,4 @@
-"The file formats: what was written comes back, what is half written is not taken for whole, what is unknown is refused."
+"The file formats: what was written comes back, half a file is not taken for whole, the unknown is refused."
 
 import json
 import os
@@ -89,7 +89,10 @@ def test_an_unknown_termination_is_refused():
 
 
 def test_many_writers_lose_nothing(tmp_path):
-    code = f"from agentkit.core import Journal\nimport sys\nfor i in range(50): Journal({str(tmp_path / 'j.jsonl')!r}).append(dict(writer=sys.argv[1], i=i, pad='x' * 5000))"
+    code = (
+        'from agentkit.core import Journal\nimport sys\nfor i in range(50): '
+        f"Journal({str(tmp_path / 'j.jsonl')!r}).append(dict(writer=sys.argv[1], i=i, pad='x' * 5000))"
+    )
     writers = [subprocess.Popen([sys.executable, '-c', code, str(w)]) for w in range(3)]
     assert [w.wait() for w in writers] == [0, 0, 0]
     rows = Journal(tmp_path / 'j.jsonl').rows()
@@ -98,7 +101,10 @@ def test_many_writers_lose_nothing(tmp_path):
 
 def test_a_killed_writer_leaves_whole_rows(tmp_path):
     path = tmp_path / 'j.jsonl'
-    code = f"from agentkit.core import Journal\ni = 0\nwhile True:\n    Journal({str(path)!r}).append(dict(i=i, pad='x' * 20000)); i += 1"
+    code = (
+        'from agentkit.core import Journal\ni = 0\nwhile True:\n'
+        f"    Journal({str(path)!r}).append(dict(i=i, pad='x' * 20000)); i += 1"
+    )
     writer = subprocess.Popen([sys.executable, '-c', code])
     deadline = time.time() + 30
     while not (path.exists() and path.stat().st_size > 200_000) and time.time() < deadline:

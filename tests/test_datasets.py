@@ -1,4 +1,4 @@
-"Rows for other trainers: the same messages and targets after a round trip, and no file that would teach what it should not."
+"Rows for other trainers: the same messages and targets after a round trip; no file teaches what it should not."
 
 import json
 

@@ -203,7 +203,14 @@ from agentkit.rollouts import run_many
 tasks = list_tasks('household', 'valid_unseen', 6)
 with EnvPool('household', n=2) as pool: played = run_many(expert_agent('household'), tasks, pool=pool, progress=False)
 plans = [json.loads(game_path(t).read_text())['walkthrough'] for t in tasks]
-print(json.dumps(dict(won=[t.won for t in played], kinds=sorted({t.task.kind for t in played}), said=[s.action for t in played for s in t.steps], seen=[s.observation for t in played for s in t.steps], plans=sum(plans, []))))
+steps = [s for t in played for s in t.steps]
+print(json.dumps(dict(
+    won=[t.won for t in played],
+    kinds=sorted({t.task.kind for t in played}),
+    said=[s.action for s in steps],
+    seen=[s.observation for s in steps],
+    plans=sum(plans, []),
+)))
 """
 
 

@@ -13,20 +13,28 @@ from agentkit.envs.games import build_game
 GOAL = 'put some mug on cabinet'
 ROOM = """
 (define (problem room) (:domain alfred)
-(:objects agent1 - agent  l_0 l_1 l_2 l_3 l_4 - location  cabinet_bar_2 cabinet_bar_1 sink_bar_1_bar_sinkbasin desk_bar_1 - receptacle
+(:objects agent1 - agent  l_0 l_1 l_2 l_3 l_4 - location
+    cabinet_bar_2 cabinet_bar_1 sink_bar_1_bar_sinkbasin desk_bar_1 - receptacle
     mug_bar_1 mug_bar_2 desklamp_bar_1 bowl_bar_1 - object  MugType DeskLampType BowlType - otype
     CabinetType SinkBasinType DeskType FridgeType MicrowaveType KnifeType ButterKnifeType - rtype)
-(:init (= (total-cost) 0) (atLocation agent1 l_0) (receptacleType cabinet_bar_1 CabinetType) (receptacleType cabinet_bar_2 CabinetType)
+(:init (= (total-cost) 0) (atLocation agent1 l_0)
+    (receptacleType cabinet_bar_1 CabinetType) (receptacleType cabinet_bar_2 CabinetType)
     (receptacleType sink_bar_1_bar_sinkbasin SinkBasinType) (receptacleType desk_bar_1 DeskType)
-    (canContain CabinetType MugType) (canContain SinkBasinType MugType) (canContain DeskType MugType) (canContain DeskType BowlType)
-    (receptacleAtLocation cabinet_bar_1 l_1) (receptacleAtLocation cabinet_bar_2 l_2) (receptacleAtLocation sink_bar_1_bar_sinkbasin l_3)
+    (canContain CabinetType MugType) (canContain SinkBasinType MugType) (canContain DeskType MugType)
+    (canContain DeskType BowlType)
+    (receptacleAtLocation cabinet_bar_1 l_1) (receptacleAtLocation cabinet_bar_2 l_2)
+    (receptacleAtLocation sink_bar_1_bar_sinkbasin l_3)
     (receptacleAtLocation desk_bar_1 l_4) (openable cabinet_bar_1) (openable cabinet_bar_2) (opened cabinet_bar_2)
-    (objectType mug_bar_1 MugType) (objectType mug_bar_2 MugType) (pickupable mug_bar_1) (pickupable mug_bar_2) (cleanable mug_bar_1)
-    (objectAtLocation mug_bar_1 l_4) (objectAtLocation mug_bar_2 l_4) (inReceptacle mug_bar_1 desk_bar_1) (inReceptacle mug_bar_2 desk_bar_1)
-    (objectType bowl_bar_1 BowlType) (isReceptacleObject bowl_bar_1) (pickupable bowl_bar_1) (objectAtLocation bowl_bar_1 l_4)
-    (inReceptacle bowl_bar_1 desk_bar_1)
-    (objectType desklamp_bar_1 DeskLampType) (toggleable desklamp_bar_1) (objectAtLocation desklamp_bar_1 l_4) (inReceptacle desklamp_bar_1 desk_bar_1))
-(:goal (exists (?r - receptacle) (exists (?o - object) (and (inReceptacle ?o ?r) (objectType ?o MugType) (receptacleType ?r CabinetType))))))
+    (objectType mug_bar_1 MugType) (objectType mug_bar_2 MugType) (pickupable mug_bar_1) (pickupable mug_bar_2)
+    (cleanable mug_bar_1)
+    (objectAtLocation mug_bar_1 l_4) (objectAtLocation mug_bar_2 l_4)
+    (inReceptacle mug_bar_1 desk_bar_1) (inReceptacle mug_bar_2 desk_bar_1)
+    (objectType bowl_bar_1 BowlType) (isReceptacleObject bowl_bar_1) (pickupable bowl_bar_1)
+    (objectAtLocation bowl_bar_1 l_4) (inReceptacle bowl_bar_1 desk_bar_1)
+    (objectType desklamp_bar_1 DeskLampType) (toggleable desklamp_bar_1) (objectAtLocation desklamp_bar_1 l_4)
+    (inReceptacle desklamp_bar_1 desk_bar_1))
+(:goal (exists (?r - receptacle) (exists (?o - object)
+    (and (inReceptacle ?o ?r) (objectType ?o MugType) (receptacleType ?r CabinetType))))))
 """
 PLAN = ['go to desk 1', 'take mug 1 from desk 1', 'go to cabinet 1', 'open cabinet 1', 'move mug 1 to cabinet 1']
 
@@ -278,7 +286,10 @@ def test_a_translation_of_another_format_is_made_again(own_folder):
 
 
 def test_derived_predicates_are_refused():
-    domain = '(define (domain d) (:requirements :adl) (:types room) (:predicates (at ?r - room) (seen ?r - room)) (:derived (seen ?r - room) (at ?r)))'
+    domain = (
+        '(define (domain d) (:requirements :adl) (:types room) (:predicates (at ?r - room) (seen ?r - room)) '
+        '(:derived (seen ?r - room) (at ?r)))'
+    )
     problem = '(define (problem p) (:domain d) (:objects hall - room) (:init (at hall)) (:goal (seen hall)))'
     with pytest.raises(AgentkitError, match='derived predicates.*seen'):
         translate(domain, problem)
@@ -297,7 +308,7 @@ QUERIES = [
 
 @pytest.mark.parametrize('seed', range(20))
 def test_facts_are_found_as_textworld_finds_them(seed):
-    "Random facts come and go; each query finds the same mappings in the same order, with and without a placeholder that is bound."
+    "Random facts come and go; each query finds the same mappings in the same order, bound placeholder or not."
     from textworld import logic
 
     r, theirs = random.Random(seed), logic.State(logic.GameLogic())
@@ -367,6 +378,9 @@ def test_engines_are_used_again():
 
 
 def test_the_process_ends_well():
-    script = f'from tests.test_envs_engine import Game, made\ng = [Game(made()) for _ in range(3)]\n[x.reset() for x in g]\ng[0].close()\ndel g[1]'
+    script = (
+        'from tests.test_envs_engine import Game, made\ng = [Game(made()) for _ in range(3)]\n[x.reset() for x in g]\n'
+        'g[0].close()\ndel g[1]'
+    )
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert (done.returncode, done.stderr) == (0, '')

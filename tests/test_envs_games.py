@@ -60,7 +60,8 @@ def shelf(tmp_path, monkeypatch):
 DIGEST = """
 from agentkit.core import digest
 from agentkit.envs.games import build_game
-print(digest([build_game(s, i, seed)["files"] for s in ("train", "valid_unseen") for i in range(12) for seed in (0, 5)]))
+splits = ("train", "valid_unseen")
+print(digest([build_game(s, i, seed)["files"] for s in splits for i in range(12) for seed in (0, 5)]))
 """
 
 
@@ -318,8 +319,11 @@ STOCK = """
 import json, os, sys
 from alfworld.agents.environment import get_environment
 folder = sys.argv[1]
-config = dict(env=dict(goal_desc_human_anns_prob=0, task_types=[1, 2, 3, 4, 5, 6], domain_randomization=False, expert_type="handcoded"),
-    dataset=dict(data_path=folder, eval_id_data_path=folder, eval_ood_data_path=folder, num_train_games=0, num_eval_games=0),
+kinds = dict(goal_desc_human_anns_prob=0, task_types=[1, 2, 3, 4, 5, 6])
+config = dict(
+    env=dict(kinds, domain_randomization=False, expert_type="handcoded"),
+    dataset=dict(dict.fromkeys(("data_path", "eval_id_data_path", "eval_ood_data_path"), folder),
+        num_train_games=0, num_eval_games=0),
     general=dict(training_method="dagger"), dagger=dict(training=dict(max_nb_steps_per_episode=50)))
 world = get_environment("AlfredTWEnv")(config, train_eval="eval_out_of_distribution")
 env = world.init_env(batch_size=1)

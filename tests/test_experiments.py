@@ -92,7 +92,7 @@ def test_the_quickstart_in_small(tmp_path, results):
 
 
 def test_the_study_in_small(tmp_path, results):
-    "The committed study on the smallest world: chance, demonstrations, DAgger; the table, the figure and the best student's card come out of the report."
+    "The committed study on the smallest world, to the table, the figure and the best student's card."
     full = committed('data_efficiency')
     command = in_small(
         full,
@@ -117,7 +117,7 @@ def test_the_study_in_small(tmp_path, results):
 
 
 def test_kept_demonstrations_in_small(tmp_path, results):
-    "The committed sweep on the smallest world: no game and four games, with and without an episode in the prompt; the table and the figure come out of the report."
+    "The committed sweep on the smallest world: no game and four, with and without an episode in the prompt."
     full = committed('kept_demonstrations')
     assert full['grid']['tasks'] == [0, 25, 100, 200, 500] and full['grid']['demos'] == ['reset', 'keep']
     command = in_small(
@@ -156,7 +156,7 @@ def test_kept_demonstrations_in_small(tmp_path, results):
 
 
 def test_fewer_bits_in_small(tmp_path, results):
-    "The committed notebooks on the smallest world: one student in three types; the table, the pairs and the figure come out of the report."
+    "The committed notebooks on the smallest world: one student in three types, to the table, pairs and figure."
     full = committed('quantised')
     command = in_small(
         full,

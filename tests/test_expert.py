@@ -1,4 +1,4 @@
-"The expert: goals in every wording, one decision of each kind, states that somebody else got into, and whole games in the engine."
+"The expert: goals in every wording, one decision of each kind, foreign states, and whole games in the engine."
 
 import importlib.util, json, os, re, runpy
 from collections import Counter
@@ -11,8 +11,14 @@ from agentkit.envs.alfworld_expert import ORDER, WORDINGS, Goal, believe, expert
 from agentkit.envs.engine import Game
 from agentkit.envs.games import build_game
 
-PLACES = 'cabinet 1, a cabinet 2, a countertop 1, a desk 1, a drawer 1, a drawer 2, a drawer 10, a fridge 1, a microwave 1, a shelf 1, a sidetable 1, and a sinkbasin 1'
-ROOM = f'-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, you see a {PLACES}.\n\nYour task is to: '
+PLACES = (
+    'cabinet 1, a cabinet 2, a countertop 1, a desk 1, a drawer 1, a drawer 2, a drawer 10, a fridge 1, '
+    'a microwave 1, a shelf 1, a sidetable 1, and a sinkbasin 1'
+)
+ROOM = (
+    '-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, '
+    f'you see a {PLACES}.\n\nYour task is to: '
+)
 MOVES = ['help', 'inventory', 'look'] + [f'go to {r}' for r in re.findall(r'[a-z]+ \d+', PLACES)]
 
 
@@ -347,7 +353,7 @@ def test_the_answer_is_always_possible(seed):
 
 
 def play(game, stray=lambda n: False, seed=0, most=50):
-    "Play a game in the engine; where `stray(n)`, step n is a random one. Won, and how many of the steps were the expert's."
+    "Play a game; where `stray(n)`, step n is random. Won, and how many of the steps were the expert's."
     random, seen, story, own = rng('stray', seed), game.reset(), [], 0
     task = seen.text
     while not seen.done and own < most:

@@ -58,7 +58,7 @@ def test_a_refused_student_leaves_the_reference(tmp_path):
 
 @pytest.mark.parametrize('margin, promoted', [(0.0499, False), (0.05, False), (0.0501, True)])
 def test_the_border_is_excluded(tmp_path, margin, promoted):
-    "Nobody differs on 60 tasks: the lower end is the rule of three, 3/60 = 0.05; at a margin of 0.05 it does not lie above."
+    "Nobody differs on 60 tasks: the lower end is the rule of three, 3/60 = 0.05, and must lie above the margin."
     reference, student = measured('large', range(40), 60), measured('small', range(40), 60)
     d = promote(student, reference, tmp_path, margin)
     assert (d.bound, d.promoted) == (-0.05, promoted)

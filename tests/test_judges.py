@@ -1,4 +1,4 @@
-"Judges: replies that no program can read, servers that refuse, runs that were killed, optimisers that take a half for a whole, and numbers that are known beforehand."
+"Judges: unreadable replies, refusing servers, killed runs, optimisers that misread a half, and known numbers."
 
 import dataclasses
 import json
@@ -40,7 +40,6 @@ from agentkit.judges import (
     sections,
     stand_in_judge,
     success,
-    verdict,
 )
 from agentkit.lms import make_lm, scripted_lm
 from agentkit.rollouts import Limits, Player, episode_prediction, examples, run_many
@@ -779,7 +778,7 @@ def test_dollars_are_known_or_not():
 
 
 def test_the_assessor_is_calibrated_against_the_experts_plan(household):
-    "AI feedback on household decisions: the cases where a wanderer departs from the expert, and what the expert's plan says about them."
+    "AI feedback on household decisions: where a wanderer departs from the expert, and what the expert's plan says."
     pool, played = household
     expert = find_expert('household')
     (t,) = run_many(random_agent(), [played[0].task], pool, limits=Limits(max_steps=12), progress=False)
@@ -808,7 +807,7 @@ def test_a_program_that_reads_the_transcript_agrees_with_the_environment(househo
 @pytest.mark.llm
 @pytest.mark.timeout(3600)
 def test_a_small_model_judges_household_episodes(capsys):
-    "SmolLM2 through a real server, held to the schema: every reply is read; whether it is any good as a judge is reported, not asserted."
+    "SmolLM2 through a real server, held to the schema: every reply is read; its quality is reported, not asserted."
     from agentkit.serving import stop_servers
 
     with EnvPool('household', n=2) as pool:

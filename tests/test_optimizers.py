@@ -1,4 +1,4 @@
-"Prompt optimisation: every method really finds the prompt that a teacher needs, costs what was said before, and survives what goes wrong."
+"Prompt optimisation: every method finds the prompt a teacher needs, keeps its budget, and survives failures."
 
 import dataclasses
 import json
@@ -132,7 +132,8 @@ from agentkit.envs.base import list_tasks, make_env
 from agentkit.optimizers import stand_in_lm
 from agentkit.rollouts import Limits, run_episode
 agent = load_agent({str(tmp_path / 'program.json')!r}, lm=stand_in_lm('household', {RULE!r}, talent=.4))
-played = [run_episode(agent, make_env('household'), t, limits=Limits(max_steps=30)) for t in list_tasks('household', 'train', 12)[6:8]]
+tasks = list_tasks('household', 'train', 12)[6:8]
+played = [run_episode(agent, make_env('household'), t, limits=Limits(max_steps=30)) for t in tasks]
 print(json.dumps([[s.action for s in t.steps] for t in played]))
 """
     said = subprocess.run(
@@ -144,7 +145,7 @@ print(json.dumps([[s.action for s in t.steps] for t in played]))
 
 @pytest.mark.parametrize('talent, end', [(0.0, 1), (1.0, 0)])
 def test_the_budget_of_miprov2_is_what_is_played(talent, end, corridor):
-    "With minibatches: 56 validation tasks, two trials of 40, one full evaluation, and demonstrations that are found at once or never."
+    "With minibatches: 56 validation tasks, two trials of 40, a full evaluation, demonstrations at once or never."
     limits = Limits(max_steps=4 if talent else 2)
     made = optimize(
         corridor_teacher(talent=talent),
@@ -471,7 +472,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(where, corridor, tmp_path):
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('share', [0.3, 0.8])
 def test_an_interrupted_search_asks_nothing_twice(method, share, corridor, tmp_path):
-    "The server dies within the search; the second call ends like an undisturbed one, and both together asked as much, but for the episode that was cut off."
+    "The server dies within the search; the second call ends like an undisturbed one, and both asked no more."
     tasks = [
         [Task(f'{split}/{i}', 'corridor', split=split, data=dict(doors=2 + i % 3)) for i in range(6)]
         for split in ('train', 'seen')
@@ -541,7 +542,7 @@ def test_an_episode_that_is_started_twice_is_played_once():
 
 
 class Wire(BaseHTTPRequestHandler):
-    "An OpenAI-compatible server: it walks when the rule is in its instructions, and writes the rule when it is asked for one."
+    "An OpenAI-compatible server: it walks when the rule is in its instructions, and writes the rule on request."
 
     def do_GET(self):
         self.send(dict(data=[dict(id='walker')]))
@@ -661,7 +662,7 @@ def test_the_guard_counts_calls_and_tokens():
 @pytest.mark.slow
 @pytest.mark.llm
 def test_a_real_model_over_http(household, tmp_path):
-    "SmolLM2 behind a real llama.cpp server plays, and is asked for instructions; what it says is hardly readable, and that must not matter."
+    "SmolLM2 behind a real llama.cpp server plays and writes instructions; that they are hardly readable is no error."
     from agentkit.serving import stop_servers
 
     try:

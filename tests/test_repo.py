@@ -42,7 +42,7 @@ def tracked():
 
 
 def test_clean_and_export_change_nothing(tmp_path):
-    "The package is what the notebooks export, and the notebooks are clean: checked on a copy, so a failure changes nothing here."
+    "The package is what the notebooks export, and the notebooks are clean: checked on a copy."
     import shutil
 
     for name in ('notebooks', 'agentkit', 'pyproject.toml', 'settings.ini', 'README.md', 'LICENSE'):
@@ -141,7 +141,10 @@ def test_every_extra_is_part_of_dev():
 
 
 def test_importing_the_core_loads_nothing_heavy():
-    code = "import sys, agentkit.core; print(','.join(m for m in ('torch', 'transformers', 'dspy', 'pandas', 'textworld', 'mlflow', 'xllamacpp') if m in sys.modules))"
+    code = (
+        "import sys, agentkit.core; print(','.join(m for m in ('torch', 'transformers', 'dspy', 'pandas', "
+        "'textworld', 'mlflow', 'xllamacpp') if m in sys.modules))"
+    )
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == ''
 
@@ -186,7 +189,7 @@ def test_the_readme_shows_the_committed_results():
 
 
 def test_figures_come_from_notebooks_with_results():
-    "`figures/<experiment>__<what>` is drawn by the report of the experiment's plan, or by a notebook that names the experiment; and the experiment's summary is there."
+    "A figure `<experiment>__<what>` is drawn by the experiment's report or a notebook that names it; its data exist."
     code = {
         p.stem: '\n'.join(source(c) for c in cells(p) if c['cell_type'] == 'code') for p in [*AUTHORING, *EXPERIMENTS]
     }

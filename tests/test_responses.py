@@ -1,4 +1,4 @@
-"Assistants: the lab's numbers by hand, calibration that is known beforehand, what a real model says of itself, and controls that must show nothing."
+"Assistants: the lab's numbers by hand, known calibration, what a model says of itself, and controls."
 
 import math
 from types import SimpleNamespace
@@ -20,12 +20,10 @@ from agentkit.responses import (
     MockAgent,
     calibration_error,
     changes,
-    chat_agent,
     chat_request,
     difference,
     fine_tune,
     held_out,
-    lab_metrics,
     logged_chat,
     paired,
     reliability,

@@ -12,7 +12,7 @@ from agentkit.core import AgentkitError, Journal
 from agentkit.envs.base import EnvPool, list_tasks
 from agentkit.judges import success
 from agentkit.lms import scripted_lm
-from agentkit.rollouts import Limits, Player, examples, play, read_trajectories, run_many
+from agentkit.rollouts import Limits, Player, examples, play, run_many
 
 TASKS = list_tasks('corridor', 'train', 6)
 

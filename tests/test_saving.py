@@ -40,7 +40,10 @@ DEMO = dict(
 KEY = 'sk-planted-key-0123456789'
 
 # what another process does with an agent's file: play two steps and say what it answered
-PLAY = f'import json, sys\nfrom agentkit.agents import load_agent\nagent = load_agent(sys.argv[1])\nprint(json.dumps([agent(**s).action for s in {STATES!r}]))'
+PLAY = (
+    'import json, sys\nfrom agentkit.agents import load_agent\nagent = load_agent(sys.argv[1])\n'
+    f'print(json.dumps([agent(**s).action for s in {STATES!r}]))'
+)
 
 
 def in_a_fresh_process(path):

@@ -105,7 +105,10 @@ def test_stopping_leaves_no_process(lm):
 
 
 def test_a_killed_parent_takes_its_server_along(model):
-    script = f'import time, agentkit.serving as s; x = s.serve({model!r}, slots=1, context=256); print(x._child.pid, flush=True); time.sleep(600)'
+    script = (
+        f'import time, agentkit.serving as s; x = s.serve({model!r}, slots=1, context=256); '
+        'print(x._child.pid, flush=True); time.sleep(600)'
+    )
     parent = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline())
     assert not gone(pid)

@@ -56,8 +56,8 @@ def test_a_sweep_ends_in_tables(tmp_path, results):
 
 def test_how_far_a_cell_is_comes_out_as_text(tmp_path, results):
     code = (
-        "import time\nfrom agentkit.core import progress_bar\nfor _ in progress_bar(range(40), desc='counting'): time.sleep(.02)\n"
-        + DOUBLE
+        'import time\nfrom agentkit.core import progress_bar\n'
+        "for _ in progress_bar(range(40), desc='counting'): time.sleep(.02)\n" + DOUBLE
     )
     file = plan(tmp_path, code, grid={'x': [1]})
     done = subprocess.run([sys.executable, '-m', 'agentkit.cli', 'sweep', str(file)], capture_output=True, text=True)
@@ -135,8 +135,8 @@ def test_parameters_come_with_help(tmp_path):
 
 def test_killed_in_the_middle_ends_with_the_same_table(tmp_path, results, monkeypatch):
     slow = (
-        "import time\nfrom pathlib import Path\nif x == 2 and not Path(out, 'been-here').exists():\n    Path(out, 'been-here').touch()\n    time.sleep(60)\n"
-        + DOUBLE
+        "import time\nfrom pathlib import Path\nif x == 2 and not Path(out, 'been-here').exists():\n"
+        "    Path(out, 'been-here').touch()\n    time.sleep(60)\n" + DOUBLE
     )
     path = plan(tmp_path, slow)
     command = [sys.executable, '-m', 'agentkit.cli', 'sweep', str(path)]

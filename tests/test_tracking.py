@@ -241,7 +241,8 @@ def test_a_run_that_raises_is_failed_and_leaves_nothing_behind(store):
 
 def test_off_does_nothing_and_imports_nothing(results):
     code = (
-        "import sys; from agentkit.tracking import traced, check_tracking\nwith traced('doors', 'x') as run: assert run is None\n"
+        'import sys; from agentkit.tracking import traced, check_tracking\n'
+        "with traced('doors', 'x') as run: assert run is None\n"
         "assert not check_tracking(); print(','.join(m for m in ('mlflow', 'dspy', 'pandas') if m in sys.modules))"
     )
     out = subprocess.run(
@@ -575,8 +576,10 @@ def test_a_parallel_sweep_with_traces(store, tmp_path, monkeypatch):
     monkeypatch.setenv('AGENTKIT_TRACKING_MLFLOW', 'off')
     (store / 'mlflow.db').unlink()
     code = (
-        'from agentkit.agents import Agent\nfrom agentkit.lms import scripted_lm\nfrom agentkit.sweeps import finish\nfrom agentkit.tracking import traced\n'
-        "with traced('trial', out):\n    for i in range(5): Agent(scripted_lm(['knock']))(task=str(x), trajectory='', possible_actions=['knock'])\n"
+        'from agentkit.agents import Agent\nfrom agentkit.lms import scripted_lm\nfrom agentkit.sweeps import finish\n'
+        'from agentkit.tracking import traced\n'
+        "with traced('trial', out):\n    for i in range(5): Agent(scripted_lm(['knock']))(task=str(x), trajectory='', "
+        "possible_actions=['knock'])\n"
         "assert x < 4, 'too large'\nfinish(out, [dict(success=x / 4)])"
     )
     done = subprocess.run(

@@ -1,7 +1,6 @@
 """Training: the mask, determinism, resume after a kill, the export, and DSPy's way in."""
 
-import dataclasses, importlib.util, json, os, random, signal, subprocess, sys, threading, time
-from pathlib import Path
+import dataclasses, importlib.util, json, os, random, subprocess, sys, threading, time
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from agentkit.core import AgentkitError, Journal
@@ -145,7 +144,10 @@ class Held(training.Journal):
         super().append(row)
         if row['step'] == int(sys.argv[3]): time.sleep(600)
 if len(sys.argv) > 3: training.Journal = Held
-if sys.argv[2] != '0': print(finetune(base, rows, TrainConfig.of('nano', epochs=int(sys.argv[2]), batch_tokens=256, dtype='float32'), progress=False).id, flush=True)
+epochs = int(sys.argv[2])
+if epochs:
+    config = TrainConfig.of('nano', epochs=epochs, batch_tokens=256, dtype='float32')
+    print(finetune(base, rows, config, progress=False).id, flush=True)
 else: print(base)
 """
 

@@ -1,4 +1,4 @@
-"The tutorials from top to bottom under papermill: offline as they stand, and pointed at a real llama.cpp server without a change of code."
+"The tutorials from top to bottom under papermill: offline, and pointed at a real llama.cpp server."
 
 import json
 

@@ -1,11 +1,10 @@
-"""The vLLM backend, against a stand-in that takes vLLM's arguments and speaks its HTTP: processes, requests, errors. No GPU and no vLLM are needed; what vLLM itself does is not tested here."""
+"""The vLLM backend, against a stand-in with vLLM's arguments and HTTP: processes, requests, errors. No GPU needed."""
 
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
 
-from agentkit import serving
 from agentkit.core import AgentkitError, EpisodeError, read_json
 
 pytest.importorskip('torch')
@@ -24,8 +23,11 @@ STAND_IN = """
 import argparse, json, os, subprocess, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 p = argparse.ArgumentParser()
-for name in ('host', 'port', 'model', 'served-model-name', 'max-model-len', 'max-num-seqs', 'generation-config', 'max-loras', 'max-lora-rank'): p.add_argument('--' + name)
-for name in ('enable-prefix-caching', 'enable-prompt-tokens-details', 'enable-lora'): p.add_argument('--' + name, action='store_true')
+for name in ('host', 'port', 'model', 'served-model-name', 'max-model-len', 'max-num-seqs', 'generation-config',
+             'max-loras', 'max-lora-rank'):
+    p.add_argument('--' + name)
+for name in ('enable-prefix-caching', 'enable-prompt-tokens-details', 'enable-lora'):
+    p.add_argument('--' + name, action='store_true')
 p.add_argument('--lora-modules', nargs='*', default=[])
 a = p.parse_args()
 if os.environ.get('STAND_IN_FAILS'): sys.exit('RuntimeError: no CUDA device')
@@ -52,13 +54,19 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
         open(log + '/bodies.jsonl', 'a').write(json.dumps(body) + chr(10))
-        if body['model'] not in (a.served_model_name, *loras): return self.reply(404, dict(error=dict(message='The model `%s` does not exist.' % body['model'], code=404)))
+        refuse = lambda code, message: self.reply(code, dict(error=dict(message=message, code=code)))
+        if body['model'] not in (a.served_model_name, *loras):
+            return refuse(404, 'The model `%s` does not exist.' % body['model'])
         words = sum(len(m['content'].split()) for m in body['messages'])
-        if words > int(a.max_model_len): return self.reply(400, dict(error=dict(message="This model's maximum context length is %s tokens." % a.max_model_len, code=400)))
+        if words > int(a.max_model_len):
+            return refuse(400, "This model's maximum context length is %s tokens." % a.max_model_len)
         choice = body.get('structured_outputs', {}).get('choice', ['anything'])
         said = choice[-1] if body['model'] in loras else choice[0]
-        usage = dict(prompt_tokens=words, completion_tokens=1, total_tokens=words + 1, prompt_tokens_details=dict(cached_tokens=words // 2))
-        self.reply(200, dict(id='x', object='chat.completion', created=0, model=body['model'], usage=usage, choices=[dict(index=0, message=dict(role='assistant', content=said), finish_reason='stop')]))
+        usage = dict(prompt_tokens=words, completion_tokens=1, total_tokens=words + 1,
+                     prompt_tokens_details=dict(cached_tokens=words // 2))
+        choices = [dict(index=0, message=dict(role='assistant', content=said), finish_reason='stop')]
+        self.reply(200, dict(id='x', object='chat.completion', created=0, model=body['model'], usage=usage,
+                             choices=choices))
     def log_message(self, *args): pass
 
 ThreadingHTTPServer((a.host, int(a.port)), Handler).serve_forever()
@@ -151,7 +159,10 @@ def test_closing_leaves_no_process(vllm, base):
 
 
 def test_a_killed_parent_takes_everything_along(vllm, base):
-    script = f'import time, agentkit.serving as s; x = s.serve({base!r}, slots=1, context=64); print(x._child.pid, flush=True); time.sleep(600)'
+    script = (
+        f'import time, agentkit.serving as s; x = s.serve({base!r}, slots=1, context=64); '
+        'print(x._child.pid, flush=True); time.sleep(600)'
+    )
     parent = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
     pids = [int(parent.stdout.readline()), *read_json(vllm / 'started.json')['pids']]
     assert not any(gone(p) for p in pids)

@@ -1,4 +1,4 @@
-"""README.md is notebooks/index.ipynb with its outputs: `python tools/readme.py` runs the notebook and writes both; `render` only reads."""
+"""README.md is notebooks/index.ipynb with outputs: `python tools/readme.py` runs it and writes both."""
 
 import json
 import os
@@ -6,7 +6,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 INDEX, README = ROOT / 'notebooks/index.ipynb', ROOT / 'README.md'
-WIDE = "import pandas; pandas.set_option('display.width', 200, 'display.max_columns', 30, 'display.float_format', '{:.4g}'.format)"  # a table is one block of text
+# a table is one block of text
+WIDE = (
+    'import pandas; '
+    "pandas.set_option('display.width', 200, 'display.max_columns', 30, 'display.float_format', '{:.4g}'.format)"
+)
 
 
 def _table(text):
