@@ -18,12 +18,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 import dspy, pandas as pd, psutil
 from .agents import INSTRUCTIONS, THINK, Agent, ConversationAdapter, act_signature, expert_agent, student_agent
-from .core import AgentkitError, Task, Trajectory, need, path_of, read_json, rng, transcript, write_json, write_text
+from agentkit.core import (
+    AgentkitError,
+    Task,
+    Trajectory,
+    need,
+    path_of,
+    read_json,
+    rng,
+    transcript,
+    write_json,
+    write_text,
+)
 from .datasets import call_rows, episode_row, keep
 from .envs.alfworld import AlfWorld, data_folder, game_path
 from .envs.base import EnvPool, Observation, Worker, find_expert, list_tasks, resolve
 from .plots import save_figure
-from .rollouts import Limits, Player, examples, run_many
+from .rollouts import Player, examples, run_many
 from .serving import LocalEngine, LocalLM, choice, serve, stop_servers
 from .training import TrainConfig, encode, finetune, make_nano, plan
 
@@ -31,73 +42,106 @@ from .training import TrainConfig, encode, finetune, make_nano, plan
 @dataclass(frozen=True)
 class Compared:
     "The same cost measured in two ways."
-    plain: float # the usual way
-    ours: float # the kit's
+
+    plain: float  # the usual way
+    ours: float  # the kit's
     unit: str
-    n: int # how many things were measured
+    n: int  # how many things were measured
 
     @property
-    def ratio(self) -> float: return round(self.plain / self.ours, 2)
+    def ratio(self) -> float:
+        return round(self.plain / self.ours, 2)
 
 # %% ../notebooks/19_bench.ipynb #fb7c1119
 PARTS = ('env', 'rollouts', 'training')
+
 
 @functools.cache
 def _processor():
     "What the processor calls itself."
     info = Path('/proc/cpuinfo')
-    names = [l.split(':', 1)[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')] if info.is_file() else []
+    names = (
+        [l.split(':', 1)[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')]
+        if info.is_file()
+        else []
+    )
     return names[0] if names else platform.machine()
+
 
 def machine() -> dict:
     "What a number depends on besides the code."
     packages = ('dspy', 'textworld', 'alfworld', 'torch', 'transformers', 'xllamacpp', 'trl')
     versions = {d: importlib.metadata.version(d) for d in packages if importlib.util.find_spec(d)}
-    return dict(cores=os.cpu_count(), processor=_processor(), memory_gb=round(psutil.virtual_memory().total / 2**30), system=platform.system(),
-        python=platform.python_version(), versions=versions, load=round(os.getloadavg()[0], 1))
+    return dict(
+        cores=os.cpu_count(),
+        processor=_processor(),
+        memory_gb=round(psutil.virtual_memory().total / 2**30),
+        system=platform.system(),
+        python=platform.python_version(),
+        versions=versions,
+        load=round(os.getloadavg()[0], 1),
+    )
 
 # %% ../notebooks/19_bench.ipynb #551674e3
-def _folder(): return path_of('results', 'bench', 'summary.json').parent
+def _folder():
+    return path_of('results', 'bench', 'summary.json').parent
+
 
 def read_summary() -> dict:
     "What has been measured so far."
-    path = _folder()/'summary.json'
+    path = _folder() / 'summary.json'
     return read_json(path) if path.exists() else dict(figures={}, parts={})
 
+
 def record(
-    part: str, # env, rollouts or training
-    compared: dict[str, Compared], # the ratios' names and figures
-    details: dict, # what else was measured
+    part: str,  # env, rollouts or training
+    compared: dict[str, Compared],  # the ratios' names and figures
+    details: dict,  # what else was measured
 ) -> dict:
     "Put a part into `results/bench/summary.json`; the other parts stay as they are."
     before = read_summary()
-    figures = {k: f for k, f in before['figures'].items() if f['part'] != part} | {k: dict(part=part, **asdict(c)) for k, c in compared.items()}
+    figures = {k: f for k, f in before['figures'].items() if f['part'] != part} | {
+        k: dict(part=part, **asdict(c)) for k, c in compared.items()
+    }
     ratios = {k: Compared(f['plain'], f['ours'], f['unit'], f['n']).ratio for k, f in figures.items()}
     summary = dict(**ratios, figures=figures, parts={**before['parts'], part: dict(**details, machine=machine())})
-    write_json(_folder()/'summary.json', summary)
-    write_text(_folder()/'summary.csv', table(summary).to_csv(index=False))
+    write_json(_folder() / 'summary.json', summary)
+    write_text(_folder() / 'summary.csv', table(summary).to_csv(index=False))
     return summary
+
 
 def table(summary: dict) -> pd.DataFrame:
     "A row a ratio."
     figures = sorted(summary['figures'].items(), key=lambda x: PARTS.index(x[1]['part']))
-    return pd.DataFrame([dict(ratio=name, times=summary[name], plain=f['plain'], ours=f['ours'], unit=f['unit'], n=f['n']) for name, f in figures])
+    return pd.DataFrame(
+        [
+            dict(ratio=name, times=summary[name], plain=f['plain'], ours=f['ours'], unit=f['unit'], n=f['n'])
+            for name, f in figures
+        ]
+    )
 
 # %% ../notebooks/19_bench.ipynb #3ea75c0c
 def bench_games(n: int) -> tuple[list[Task], str]:
     "The games, and what they are."
     real = data_folder() is not None
-    return list_tasks('alfworld', 'valid_seen' if real else 'train', n), 'ALFWorld valid_seen' if real else 'built by the kit'
+    return list_tasks(
+        'alfworld', 'valid_seen' if real else 'train', n
+    ), 'ALFWorld valid_seen' if real else 'built by the kit'
+
 
 @contextlib.contextmanager
 def variable(name: str, value: str):
     "An environment variable for a while."
     before = os.environ.get(name)
     os.environ[name] = value
-    try: yield
+    try:
+        yield
     finally:
-        if before is None: os.environ.pop(name, None)
-        else: os.environ[name] = before
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
 
 @contextlib.contextmanager
 def empty_data():
@@ -106,47 +150,60 @@ def empty_data():
         forget()
         yield Path(folder)
 
+
 def forget():
     "Empty the caches that the engine keeps, in memory and on disk."
-    for name in ('translate', '_logic', '_symbols', '_query'): resolve(f'agentkit.envs.engine:{name}').cache_clear()
+    for name in ('translate', '_logic', '_symbols', '_query'):
+        resolve(f'agentkit.envs.engine:{name}').cache_clear()
     shutil.rmtree(path_of('data', 'translations'), ignore_errors=True)
 
 # %% ../notebooks/19_bench.ipynb #b0c31f56
 @functools.cache
 def _stock():
-    "TextWorld and ALFWorld's wrapper. Importing alfworld makes the folder that ALFWORLD_DATA names, or one in the home folder."
+    "TextWorld and ALFWorld's wrapper. Importing alfworld makes ALFWORLD_DATA's folder, or one in the home folder."
     import textworld
+
     with variable('ALFWORLD_DATA', os.environ.get('ALFWORLD_DATA') or tempfile.gettempdir()):
         from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
     return textworld, AlfredDemangler
 
+
 class StockEnv:
     "ALFWorld as its own package plays it."
-    def __init__(self): self._env = None
+
+    def __init__(self):
+        self._env = None
 
     def reset(self, task: Task, seed: int = 0) -> Observation:
         textworld, demangler = _stock()
         self.close()
-        self._env = textworld.start(str(game_path(task)), textworld.EnvInfos(won=True, admissible_commands=True), wrappers=[demangler()])
+        self._env = textworld.start(
+            str(game_path(task)), textworld.EnvInfos(won=True, admissible_commands=True), wrappers=[demangler()]
+        )
         return self._seen(self._env.reset(), 0, False)
 
-    def step(self, action: str) -> Observation: return self._seen(*self._env.step(action))
+    def step(self, action: str) -> Observation:
+        return self._seen(*self._env.step(action))
 
-    def _seen(self, state, score, done): return Observation(state.feedback, tuple(state.admissible_commands), bool(done), bool(state.won), float(score))
+    def _seen(self, state, score, done):
+        return Observation(state.feedback, tuple(state.admissible_commands), bool(done), bool(state.won), float(score))
 
     def close(self):
-        if self._env: self._env.close()
+        if self._env:
+            self._env.close()
         self._env = None
 
 # %% ../notebooks/19_bench.ipynb #f195c3e5
 class Pair:
     "Two environments that are asked the same things; each answer has to be the same."
+
     def __init__(self, plain, ours):
         self.envs, self.spent = [('plain', plain), ('ours', ours)], defaultdict(list)
 
-    def ask(self,
-        what: str, # what the seconds are booked under
-        method: str, # reset or step
+    def ask(
+        self,
+        what: str,  # what the seconds are booked under
+        method: str,  # reset or step
         *args,
     ) -> Observation:
         "What both answer."
@@ -162,7 +219,10 @@ class Pair:
     def _agree(self, plain, ours, method, args):
         for field, theirs in asdict(plain).items():
             mine = getattr(ours, field)
-            if mine != theirs: raise AgentkitError(f'after {method} {args[0]!r}, {field} is {mine!r}, and {theirs!r} in the stock environment')
+            if mine != theirs:
+                raise AgentkitError(
+                    f'after {method} {args[0]!r}, {field} is {mine!r}, and {theirs!r} in the stock environment'
+                )
 
     def compared(self, what: str, unit: str, scale: float = 1) -> Compared:
         "The mean cost of something."
@@ -170,7 +230,8 @@ class Pair:
         return Compared(scale * sum(plain) / len(plain), scale * sum(ours) / len(ours), unit, len(ours))
 
     def close(self):
-        for _, env in self.envs: env.close()
+        for _, env in self.envs:
+            env.close()
 
 # %% ../notebooks/19_bench.ipynb #4fa4199e
 def walk(pair: Pair, task: Task, steps: int):
@@ -178,70 +239,106 @@ def walk(pair: Pair, task: Task, steps: int):
     expert, told, r = find_expert('alfworld'), [], rng('bench', task.id)
     forget()
     pair.ask('open', 'reset', task)
-    resolve('agentkit.envs.engine:translate').cache_clear() # the translation is read from disk
+    resolve('agentkit.envs.engine:translate').cache_clear()  # the translation is read from disk
     first = now = pair.ask('reopen', 'reset', task)
     while not now.done and len(told) < 50:
         action = expert(first.text, transcript(told), list(now.actions))
         now = pair.ask('step', 'step', action)
         told.append((action, now.text))
-    for _ in range(steps): now = pair.ask('step', 'step', r.choice([*now.actions, 'eat mug 1']))
+    for _ in range(steps):
+        now = pair.ask('step', 'step', r.choice([*now.actions, 'eat mug 1']))
 
 # %% ../notebooks/19_bench.ipynb #8858e8d9
 class Soak:
     "Short episodes one after another in one process."
-    def __init__(self, target, tasks): self.env, self.tasks, self.played = resolve(target)(), [Task(**t) for t in tasks], 0
+
+    def __init__(self, target, tasks):
+        self.env, self.tasks, self.played = resolve(target)(), [Task(**t) for t in tasks], 0
 
     def play(self, n: int) -> float:
         "The resident megabytes after n more episodes."
         for _ in range(n):
             seen = self.env.reset(self.tasks[self.played % len(self.tasks)])
-            for _ in range(5): seen = self.env.step(seen.actions[-1])
+            for _ in range(5):
+                seen = self.env.step(seen.actions[-1])
             self.played += 1
         return round(psutil.Process().memory_info().rss / 2**20, 1)
 
+
 def memory(
-    target: str, # the environment, "module:Class"
+    target: str,  # the environment, "module:Class"
     tasks: list[Task],
-    k: int, # episodes
+    k: int,  # episodes
 ) -> dict:
     "Megabytes after 1, k and 2k episodes, and the growth for each of the last k."
     with Worker('agentkit.bench:Soak', dict(target=target, tasks=[asdict(t) for t in tasks])) as worker:
         first, middle, last = (worker.call('play', n, timeout=3600) for n in (1, k - 1, k))
-    return {'mb_after_1': first, f'mb_after_{k}': middle, f'mb_after_{2 * k}': last, 'mb_an_episode': round((last - middle) / k, 3)}
+    return {
+        'mb_after_1': first,
+        f'mb_after_{k}': middle,
+        f'mb_after_{2 * k}': last,
+        'mb_an_episode': round((last - middle) / k, 3),
+    }
 
 # %% ../notebooks/19_bench.ipynb #9219dd71
 def bench_env(tasks: list[Task], steps: int = 30) -> tuple[dict, dict]:
     "Both environments on the same games."
-    with contextlib.closing(Pair(StockEnv(), AlfWorld())) as pair: walk(pair, tasks[0], 1) # imports, and the loading of the engine
+    with contextlib.closing(Pair(StockEnv(), AlfWorld())) as pair:
+        walk(pair, tasks[0], 1)  # imports, and the loading of the engine
     pair, rows = Pair(StockEnv(), AlfWorld()), []
     for task in tasks:
         before = len(pair.spent['step', 'ours'])
         walk(pair, task, steps)
-        rows.append(dict(game=task.id, steps=len(pair.spent['step', 'ours']) - before, **{f'{what}_{who}': sum(spent[before:] if what == 'step' else spent[-1:])
-            for (what, who), spent in pair.spent.items()}))
+        rows.append(
+            dict(
+                game=task.id,
+                steps=len(pair.spent['step', 'ours']) - before,
+                **{
+                    f'{what}_{who}': sum(spent[before:] if what == 'step' else spent[-1:])
+                    for (what, who), spent in pair.spent.items()
+                },
+            )
+        )
     pair.close()
-    write_text(_folder()/'env.csv', pd.DataFrame(rows).round(5).to_csv(index=False))
-    held = dict(ours=memory('agentkit.envs.alfworld:AlfWorld', tasks, 25 * len(tasks)), plain=memory('agentkit.bench:StockEnv', tasks, max(2, len(tasks) // 2)))
-    return {f'env_{what}_speedup': pair.compared(what, f'ms of CPU, {what}', 1000) for what in ('step', 'reopen', 'open')}, dict(n=len(tasks), memory=held)
+    write_text(_folder() / 'env.csv', pd.DataFrame(rows).round(5).to_csv(index=False))
+    held = dict(
+        ours=memory('agentkit.envs.alfworld:AlfWorld', tasks, 25 * len(tasks)),
+        plain=memory('agentkit.bench:StockEnv', tasks, max(2, len(tasks) // 2)),
+    )
+    return {
+        f'env_{what}_speedup': pair.compared(what, f'ms of CPU, {what}', 1000) for what in ('step', 'reopen', 'open')
+    }, dict(n=len(tasks), memory=held)
 
 # %% ../notebooks/19_bench.ipynb #003d3404
 def decisions(trajectories: list[Trajectory]) -> dict[tuple[str, str], str]:
     "(task, what happened) → the action that was taken."
-    return {(t.intro, transcript((s.action, s.observation) for s in t.steps[:i])): s.action for t in trajectories for i, s in enumerate(t.steps)}
+    return {
+        (t.intro, transcript((s.action, s.observation) for s in t.steps[:i])): s.action
+        for t in trajectories
+        for i, s in enumerate(t.steps)
+    }
+
 
 class PlainAgent(Agent):
     "The tutorial's way to ask; the reply is held to the form that says the known action."
+
     def __init__(self, lm, known: dict):
         super().__init__(lm, INSTRUCTIONS, think=True, adapter=dspy.ChatAdapter())
         self.known = known
 
     def forward(self, task, trajectory, possible_actions):
-        reply = self.adapter.format_assistant_message_content(self.react.signature, dict(action=self.known[task, trajectory]))
+        reply = self.adapter.format_assistant_message_content(
+            self.react.signature, dict(action=self.known[task, trajectory])
+        )
         with dspy.context(adapter=self.adapter):
-            return self.react(task=task, trajectory=trajectory, possible_actions=[*possible_actions, THINK], config=choice([reply]))
+            return self.react(
+                task=task, trajectory=trajectory, possible_actions=[*possible_actions, THINK], config=choice([reply])
+            )
+
 
 class GuidedAgent(Agent):
     "A student that is asked at each step; the known action is played instead of its answer."
+
     def __init__(self, lm, known: dict):
         super().__init__(lm)
         self.student, self.known = student_agent(lm), known
@@ -253,17 +350,25 @@ class GuidedAgent(Agent):
 # %% ../notebooks/19_bench.ipynb #45007075
 class CountingEngine(LocalEngine):
     "A local engine that keeps what the server says about each answer."
+
     def __init__(self, **options):
         super().__init__(**options)
         self.timings = []
 
-    def server(self, model): return _Counted(super().server(model), self.timings)
+    def server(self, model):
+        return _Counted(super().server(model), self.timings)
 
-    def total(self, key: str) -> float: return sum(t[key] for t in self.timings)
+    def total(self, key: str) -> float:
+        return sum(t[key] for t in self.timings)
+
 
 class _Counted:
-    def __init__(self, server, timings): self._server, self._timings = server, timings
-    def __getattr__(self, name): return getattr(self._server, name)
+    def __init__(self, server, timings):
+        self._server, self._timings = server, timings
+
+    def __getattr__(self, name):
+        return getattr(self._server, name)
+
     def post(self, path, body):
         reply = self._server.post(path, body)
         self._timings.append(reply['timings'])
@@ -272,22 +377,25 @@ class _Counted:
 # %% ../notebooks/19_bench.ipynb #14e59131
 def cpu_seconds() -> dict:
     "Processor seconds so far of this process, of the environment workers and of the servers it started."
-    spent = dict(client=time.process_time(), environments=0., server=0.)
+    spent = dict(client=time.process_time(), environments=0.0, server=0.0)
     for child in psutil.Process().children():
         times = child.cpu_times()
         spent['server' if 'agentkit.llama_server' in child.cmdline() else 'environments'] += times.user + times.system
     return spent
 
+
 def warm(pool: EnvPool, task: Task):
     "Start all workers of a pool."
     with contextlib.ExitStack() as stack:
-        for env in [stack.enter_context(pool.session()) for _ in range(pool.n)]: env.reset(task)
+        for env in [stack.enter_context(pool.session()) for _ in range(pool.n)]:
+            env.reset(task)
+
 
 def measure(
-    base: str, # the model's id
-    pool: EnvPool, # closed at the end
-    task: Task, # to warm up with
-    play, # function of a language model and the pool that gives the episodes
+    base: str,  # the model's id
+    pool: EnvPool,  # closed at the end
+    task: Task,  # to warm up with
+    play,  # function of a language model and the pool that gives the episodes
 ) -> dict:
     "What it takes to play."
     engine = CountingEngine()
@@ -306,15 +414,34 @@ def measure(
 def told(episodes: list[Trajectory], seconds: float, engine: CountingEngine, cpu: dict) -> dict:
     "The figures of a way to play."
     lost = [t for t in episodes if not t.won]
-    if lost: raise AgentkitError(f'{len(lost)} of {len(episodes)} episodes were not won, so the two ways did not do the same; first: {lost[0].task.id}, {lost[0].termination} {lost[0].error}')
+    if lost:
+        raise AgentkitError(
+            f'{len(lost)} of {len(episodes)} episodes were not won, so the two ways did not do the same; first: '
+            f'{lost[0].task.id}, {lost[0].termination} {lost[0].error}'
+        )
     computed, cached = engine.total('prompt_n'), engine.total('cache_n')
     counted = [sum(t.usage[k] for t in episodes) for k in ('calls', 'tokens_in', 'tokens_cached')]
     if counted != [len(engine.timings), computed + cached, cached]:
-        raise AgentkitError(f'DSPy counted {counted} calls, prompt tokens and cached tokens, the server {[len(engine.timings), computed + cached, cached]}')
+        raise AgentkitError(
+            f'DSPy counted {counted} calls, prompt tokens and cached tokens, the server '
+            f'{[len(engine.timings), computed + cached, cached]}'
+        )
     n = len(episodes)
-    return dict(n=n, won=n, seconds=round(seconds, 2), episodes_a_minute=round(60 * n / seconds, 1), calls=len(engine.timings), tokens_sent=computed + cached, tokens_computed=computed,
-        cache_hit_rate=round(cached / (computed + cached), 3), tokens_generated=engine.total('predicted_n'), server_seconds=dict(reading=round(engine.total('prompt_ms') / 1000, 2),
-        writing=round(engine.total('predicted_ms') / 1000, 2)), cpu_seconds=cpu)
+    return dict(
+        n=n,
+        won=n,
+        seconds=round(seconds, 2),
+        episodes_a_minute=round(60 * n / seconds, 1),
+        calls=len(engine.timings),
+        tokens_sent=computed + cached,
+        tokens_computed=computed,
+        cache_hit_rate=round(cached / (computed + cached), 3),
+        tokens_generated=engine.total('predicted_n'),
+        server_seconds=dict(
+            reading=round(engine.total('prompt_ms') / 1000, 2), writing=round(engine.total('predicted_ms') / 1000, 2)
+        ),
+        cpu_seconds=cpu,
+    )
 
 # %% ../notebooks/19_bench.ipynb #84a67043
 def server_speed(base: str, prompts: list[str]) -> dict:
@@ -323,39 +450,75 @@ def server_speed(base: str, prompts: list[str]) -> dict:
     read = [server.post('/completion', dict(prompt=p, n_predict=1, cache_prompt=False))['timings'] for p in prompts]
     start = time.perf_counter()
     with ThreadPoolExecutor(server.slots) as threads:
-        written = list(threads.map(lambda _: server.post('/completion', dict(prompt='go', n_predict=256, ignore_eos=True))['timings']['predicted_n'], range(server.slots)))
+        written = list(
+            threads.map(
+                lambda _: server.post('/completion', dict(prompt='go', n_predict=256, ignore_eos=True))['timings'][
+                    'predicted_n'
+                ],
+                range(server.slots),
+            )
+        )
     writing = sum(written) / (time.perf_counter() - start)
     stop_servers(base)
-    return dict(reading=round(1000 * sum(t['prompt_n'] for t in read) / sum(t['prompt_ms'] for t in read)), writing=round(writing))
+    return dict(
+        reading=round(1000 * sum(t['prompt_n'] for t in read) / sum(t['prompt_ms'] for t in read)),
+        writing=round(writing),
+    )
+
 
 def replay(trajectories: list[Trajectory]) -> float:
     "Processor seconds of the environment alone in these episodes."
     env, start = AlfWorld(), time.process_time()
     for t in trajectories:
         env.reset(t.task)
-        for s in t.steps: env.step(s.action)
+        for s in t.steps:
+            env.step(s.action)
     env.close()
     return time.process_time() - start
 
+
 def limit(way: dict, environment: float, speed: dict) -> dict:
     "The seconds that the work itself takes, and where they go."
-    parts = dict(environments=environment / os.cpu_count(), reading=way['tokens_computed'] / speed['reading'], writing=way['tokens_generated'] / speed['writing'])
-    return dict(seconds=round(sum(parts.values()), 2), **{k: round(v, 2) for k, v in parts.items()}, times=round(way['seconds'] / sum(parts.values()), 2))
+    parts = dict(
+        environments=environment / os.cpu_count(),
+        reading=way['tokens_computed'] / speed['reading'],
+        writing=way['tokens_generated'] / speed['writing'],
+    )
+    return dict(
+        seconds=round(sum(parts.values()), 2),
+        **{k: round(v, 2) for k, v in parts.items()},
+        times=round(way['seconds'] / sum(parts.values()), 2),
+    )
 
 # %% ../notebooks/19_bench.ipynb #8fd8d42e
 def chat_rows(t: Trajectory) -> list[dict]:
     "DSPy's rows: each step with everything before it in one message."
     adapter, signature = dspy.ChatAdapter(), act_signature(INSTRUCTIONS)
     told = [transcript((s.action, s.observation) for s in t.steps[:i]) for i in range(len(t.steps))]
-    return [adapter.format_finetune_data(signature, [], dict(task=t.intro, trajectory=before, possible_actions=[*s.admissible, THINK]), dict(action=s.action))
-        for before, s in zip(told, t.steps)]
+    return [
+        adapter.format_finetune_data(
+            signature,
+            [],
+            dict(task=t.intro, trajectory=before, possible_actions=[*s.admissible, THINK]),
+            dict(action=s.action),
+        )
+        for before, s in zip(told, t.steps)
+    ]
+
 
 def rows_of(demos: list[Trajectory]) -> dict[str, list[dict]]:
     "The same demonstrations in five forms."
     student = student_agent(None)
     brief = [episode_row(t, student.adapter, student.react.signature) for t in demos]
     full = [episode_row(t, ConversationAdapter(show_actions=False), act_signature(INSTRUCTIONS)) for t in demos]
-    return dict(plain=[r for t in demos for r in chat_rows(t)], full_steps=call_rows(full), full_episodes=full, brief_steps=call_rows(brief), brief_episodes=brief)
+    return dict(
+        plain=[r for t in demos for r in chat_rows(t)],
+        full_steps=call_rows(full),
+        full_episodes=full,
+        brief_steps=call_rows(brief),
+        brief_episodes=brief,
+    )
+
 
 def demonstrate(tasks: list[Task]) -> tuple[list[Trajectory], dict[str, list[dict]], str]:
     "The expert's wins, their rows, and an untrained nano that knows their words."
@@ -364,47 +527,98 @@ def demonstrate(tasks: list[Task]) -> tuple[list[Trajectory], dict[str, list[dic
     return demos, rows, make_nano([r for form in rows.values() for r in form])
 
 # %% ../notebooks/19_bench.ipynb #431c4c2a
-WORKERS, IN_FLIGHT = 2, 4 # environments of the kit's way, and its episodes at the same time
+WORKERS, IN_FLIGHT = 2, 4  # environments of the kit's way, and its episodes at the same time
+
 
 def bench_rollouts(tasks: list[Task]) -> tuple[dict, dict]:
     "The same episodes in three ways."
     demos, rows, base = demonstrate(tasks)
     tasks, known = [t.task for t in demos], decisions(demos)
+
     def plain(lm, pool):
-        evaluate = dspy.Evaluate(devset=examples(tasks), metric=lambda example, prediction, trace=None: prediction.success, num_threads=8)
+        evaluate = dspy.Evaluate(
+            devset=examples(tasks), metric=lambda example, prediction, trace=None: prediction.success, num_threads=8
+        )
         return [p.episode for _, p, _ in evaluate(Player(PlainAgent(lm, known), tasks, pool)).results]
-    def ours(lm, pool): return run_many(GuidedAgent(lm, known), tasks, pool, parallel=IN_FLIGHT, progress=False)
-    ways = {name: measure(base, EnvPool(env, n, timeout=600), tasks[0], play) for name, env, n, play in
-        (('plain', 'agentkit.bench:StockEnv', 8, plain), ('plain_same_env', 'alfworld', 8, plain), ('ours', 'alfworld', WORKERS, ours))}
+
+    def ours(lm, pool):
+        return run_many(GuidedAgent(lm, known), tasks, pool, parallel=IN_FLIGHT, progress=False)
+
+    ways = {
+        name: measure(base, EnvPool(env, n, timeout=600), tasks[0], play)
+        for name, env, n, play in (
+            ('plain', 'agentkit.bench:StockEnv', 8, plain),
+            ('plain_same_env', 'alfworld', 8, plain),
+            ('ours', 'alfworld', WORKERS, ours),
+        )
+    }
     speed = server_speed(base, ['\n'.join(m['content'] for m in r['messages']) for r in rows['full_episodes']])
     cost = {name: way['seconds'] / way['n'] for name, way in ways.items()}
     compared = {'rollout_speedup': 'plain', 'rollout_speedup_same_env': 'plain_same_env'}
-    return ({k: Compared(cost[way], cost['ours'], 's an episode', len(tasks)) for k, way in compared.items()},
-        dict(n=len(tasks), ways=ways, server_tokens_a_second=speed, limit=limit(ways['ours'], replay(demos), speed)))
+    return (
+        {k: Compared(cost[way], cost['ours'], 's an episode', len(tasks)) for k, way in compared.items()},
+        dict(n=len(tasks), ways=ways, server_tokens_a_second=speed, limit=limit(ways['ours'], replay(demos), speed)),
+    )
 
 # %% ../notebooks/19_bench.ipynb #486b1271
-EPOCHS = 5 # of the trainings that take only a second or two
+EPOCHS = 5  # of the trainings that take only a second or two
+
 
 def train_trl(base: str, rows: list[dict], epochs: int) -> dict:
     "Seconds an epoch with TRL's defaults."
-    trl, datasets, hf, torch = need('trl', 'bench'), need('datasets', 'bench'), need('transformers', 'train'), need('torch', 'train')
+    trl, datasets, hf, torch = (
+        need('trl', 'bench'),
+        need('datasets', 'bench'),
+        need('transformers', 'train'),
+        need('torch', 'train'),
+    )
     datasets.disable_progress_bars()
     models = path_of('data', 'models', base).parent
-    config = trl.SFTConfig(output_dir=str(models/'trl'), num_train_epochs=epochs, max_length=None, use_cpu=not torch.cuda.is_available(), save_strategy='no', report_to='none', disable_tqdm=True)
-    trainer = trl.SFTTrainer(str(models/base), config, train_dataset=datasets.Dataset.from_list([dict(messages=r['messages']) for r in rows]))
+    config = trl.SFTConfig(
+        output_dir=str(models / 'trl'),
+        num_train_epochs=epochs,
+        max_length=None,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy='no',
+        report_to='none',
+        disable_tqdm=True,
+    )
+    trainer = trl.SFTTrainer(
+        str(models / base),
+        config,
+        train_dataset=datasets.Dataset.from_list([dict(messages=r['messages']) for r in rows]),
+    )
     trainer.remove_callback(hf.PrinterCallback)
     done = trainer.train()
-    return dict(rows=len(rows), steps=done.global_step // epochs, seconds=round(done.metrics['train_runtime'] / epochs, 3), dtype='bfloat16' if config.bf16 else 'float32')
+    return dict(
+        rows=len(rows),
+        steps=done.global_step // epochs,
+        seconds=round(done.metrics['train_runtime'] / epochs, 3),
+        dtype='bfloat16' if config.bf16 else 'float32',
+    )
+
 
 def train_ours(base: str, rows: list[dict], name: str, epochs: int = EPOCHS, **settings) -> dict:
     "Seconds an epoch with the kit's trainer."
-    trained = finetune(base, rows, TrainConfig.of('nano', epochs=epochs, max_length=8192, **settings), out_id=f'bench-{name}', progress=False)
+    trained = finetune(
+        base,
+        rows,
+        TrainConfig.of('nano', epochs=epochs, max_length=8192, **settings),
+        out_id=f'bench-{name}',
+        progress=False,
+    )
     losses = trained.losses
-    return dict(rows=len(rows), steps=len(losses) // epochs, seconds=round(losses['seconds'].sum() / epochs, 3), tokens=int(losses['tokens'].sum()) // epochs, dtype=trained.card['dtype'].removeprefix('torch.'))
+    return dict(
+        rows=len(rows),
+        steps=len(losses) // epochs,
+        seconds=round(losses['seconds'].sum() / epochs, 3),
+        tokens=int(losses['tokens'].sum()) // epochs,
+        dtype=trained.card['dtype'].removeprefix('torch.'),
+    )
 
 # %% ../notebooks/19_bench.ipynb #1b7bbf1b
 def padding(
-    lengths: list[int], # tokens of each row
+    lengths: list[int],  # tokens of each row
     config: TrainConfig,
 ) -> float:
     "Computed tokens for each real one."
@@ -418,15 +632,19 @@ def speeds(base: str, rows: list[dict]) -> list[dict]:
     for threads in sorted({1, os.cpu_count()}):
         for dtype in ('float32', 'bfloat16'):
             torch.set_num_threads(threads)
-            try: run = train_ours(base, rows, f'{threads}-{dtype}', dtype=dtype)
-            finally: torch.set_num_threads(before)
+            try:
+                run = train_ours(base, rows, f'{threads}-{dtype}', dtype=dtype)
+            finally:
+                torch.set_num_threads(before)
             out.append(dict(threads=threads, dtype=dtype, tokens_a_second=round(run['tokens'] / run['seconds'])))
     return out
+
 
 def count_tokens(base: str, rows: dict[str, list[dict]]) -> dict[str, list[int]]:
     "Tokens of each row, in each form."
     tokenizer = need('transformers', 'train').AutoTokenizer.from_pretrained(path_of('data', 'models', base))
     return {form: [len(encode(r, tokenizer, 8192).ids) for r in some] for form, some in rows.items()}
+
 
 def bench_training(tasks: list[Task]) -> tuple[dict, dict]:
     "One epoch on the same demonstrations, in four ways."
@@ -434,53 +652,107 @@ def bench_training(tasks: list[Task]) -> tuple[dict, dict]:
     n, lengths = len(demos), count_tokens(base, rows)
     tokens = {form: sum(l) for form, l in lengths.items()}
     train_ours(base, rows['brief_episodes'][:2], 'warm-up')
-    runs = dict(ours=train_ours(base, rows['brief_episodes'], 'episodes'), steps=train_ours(base, rows['brief_steps'], 'steps'),
-        trl=train_trl(base, rows['brief_episodes'], EPOCHS), plain=dict(train_trl(base, rows['plain'], 1), tokens=tokens['plain']))
-    compared = dict(train_tokens_ratio=Compared(tokens['full_steps'], tokens['full_episodes'], 'tokens, same format', n),
+    runs = dict(
+        ours=train_ours(base, rows['brief_episodes'], 'episodes'),
+        steps=train_ours(base, rows['brief_steps'], 'steps'),
+        trl=train_trl(base, rows['brief_episodes'], EPOCHS),
+        plain=dict(train_trl(base, rows['plain'], 1), tokens=tokens['plain']),
+    )
+    compared = dict(
+        train_tokens_ratio=Compared(tokens['full_steps'], tokens['full_episodes'], 'tokens, same format', n),
         train_tokens_ratio_brief=Compared(tokens['brief_steps'], tokens['brief_episodes'], 'tokens, brief format', n),
-        train_tokens_ratio_plain=Compared(tokens['plain'], tokens['brief_episodes'], 'tokens, DSPy\'s rows beside ours', n),
-        train_seconds_ratio=Compared(runs['plain']['seconds'], runs['ours']['seconds'], 's an epoch, TRL beside ours', n),
-        train_seconds_ratio_steps=Compared(runs['steps']['seconds'], runs['ours']['seconds'], 's an epoch, both our trainer', n),
-        train_seconds_ratio_trainer=Compared(runs['trl']['seconds'], runs['ours']['seconds'], 's an epoch, both episode rows', n))
-    waste = {form: padding(l, TrainConfig.of('nano', epochs=1)) for form, l in lengths.items() if form.startswith('brief')}
-    return compared, dict(n=n, threads=need('torch', 'train').get_num_threads(), runs=runs, tokens=tokens, padding=waste, speeds=speeds(base, rows['brief_episodes']))
+        train_tokens_ratio_plain=Compared(
+            tokens['plain'], tokens['brief_episodes'], "tokens, DSPy's rows beside ours", n
+        ),
+        train_seconds_ratio=Compared(
+            runs['plain']['seconds'], runs['ours']['seconds'], 's an epoch, TRL beside ours', n
+        ),
+        train_seconds_ratio_steps=Compared(
+            runs['steps']['seconds'], runs['ours']['seconds'], 's an epoch, both our trainer', n
+        ),
+        train_seconds_ratio_trainer=Compared(
+            runs['trl']['seconds'], runs['ours']['seconds'], 's an epoch, both episode rows', n
+        ),
+    )
+    waste = {
+        form: padding(l, TrainConfig.of('nano', epochs=1)) for form, l in lengths.items() if form.startswith('brief')
+    }
+    return compared, dict(
+        n=n,
+        threads=need('torch', 'train').get_num_threads(),
+        runs=runs,
+        tokens=tokens,
+        padding=waste,
+        speeds=speeds(base, rows['brief_episodes']),
+    )
 
 # %% ../notebooks/19_bench.ipynb #ebcb0e94
-NAMES = dict(env_step_speedup='environment: a step', env_reopen_speedup='environment: a known game', env_open_speedup='environment: a new game',
-    rollout_speedup='rollouts', rollout_speedup_same_env='rollouts, same environment', train_tokens_ratio='training: tokens, same format',
-    train_tokens_ratio_brief='training: tokens, brief format', train_tokens_ratio_plain='training: tokens, all told', train_seconds_ratio='training: seconds, beside TRL',
-    train_seconds_ratio_steps='training: seconds, rows alone', train_seconds_ratio_trainer='training: seconds, trainer alone')
+NAMES = dict(
+    env_step_speedup='environment: a step',
+    env_reopen_speedup='environment: a known game',
+    env_open_speedup='environment: a new game',
+    rollout_speedup='rollouts',
+    rollout_speedup_same_env='rollouts, same environment',
+    train_tokens_ratio='training: tokens, same format',
+    train_tokens_ratio_brief='training: tokens, brief format',
+    train_tokens_ratio_plain='training: tokens, all told',
+    train_seconds_ratio='training: seconds, beside TRL',
+    train_seconds_ratio_steps='training: seconds, rows alone',
+    train_seconds_ratio_trainer='training: seconds, trainer alone',
+)
+
 
 def bench_figure(summary: dict | None = None):
     "The ratios as bars; default: those in `results/bench/summary.json`."
     shown = table(summary or read_summary()).iloc[::-1] if (summary or read_summary())['figures'] else []
-    if not len(shown): raise AgentkitError('nothing has been measured yet: run `make bench`')
+    if not len(shown):
+        raise AgentkitError('nothing has been measured yet: run `make bench`')
     import matplotlib.pyplot as plt
     import seaborn as sns
-    sns.set_theme(style='whitegrid', font_scale=.85)
-    figure, axes = plt.subplots(figsize=(6.4, .8 + .36 * len(shown)), layout='constrained')
-    plt.close(figure) # shown by the caller, once
-    bars = axes.barh(shown['ratio'].map(NAMES), shown['times'], color='#0173b2', height=.6)
+
+    sns.set_theme(style='whitegrid', font_scale=0.85)
+    figure, axes = plt.subplots(figsize=(6.4, 0.8 + 0.36 * len(shown)), layout='constrained')
+    plt.close(figure)  # shown by the caller, once
+    bars = axes.barh(shown['ratio'].map(NAMES), shown['times'], color='#0173b2', height=0.6)
     axes.bar_label(bars, [f'{x:.3g}×' for x in shown['times']], padding=3, fontsize=8)
     axes.axvline(1, color='#949494', linewidth=1)
-    axes.set(xscale='log', xlim=(.8 * min(1, shown['times'].min()), 2.5 * max(1, shown['times'].max())), xlabel='cost of the usual way / cost of the kit')
+    axes.set(
+        xscale='log',
+        xlim=(0.8 * min(1, shown['times'].min()), 2.5 * max(1, shown['times'].max())),
+        xlabel='cost of the usual way / cost of the kit',
+    )
     axes.grid(False, axis='y')
     return figure
 
 # %% ../notebooks/19_bench.ipynb #9d857fa6
 def rollout_table(summary: dict) -> pd.DataFrame:
     "A row a way to play the same episodes; `times_limit` is its time over that of the work alone (`limit`)."
-    if 'rollouts' not in summary['parts']: raise AgentkitError('rollouts have not been measured yet: run `make bench`')
-    part, columns = summary['parts']['rollouts'], ['won', 'seconds', 'episodes_a_minute', 'tokens_sent', 'tokens_computed', 'cache_hit_rate']
-    return pd.DataFrame([dict(way=name, **{c: way[c] for c in columns}, times_limit=round(way['seconds'] / part['limit']['seconds'], 1)) for name, way in part['ways'].items()])
+    if 'rollouts' not in summary['parts']:
+        raise AgentkitError('rollouts have not been measured yet: run `make bench`')
+    part, columns = (
+        summary['parts']['rollouts'],
+        ['won', 'seconds', 'episodes_a_minute', 'tokens_sent', 'tokens_computed', 'cache_hit_rate'],
+    )
+    return pd.DataFrame(
+        [
+            dict(
+                way=name,
+                **{c: way[c] for c in columns},
+                times_limit=round(way['seconds'] / part['limit']['seconds'], 1),
+            )
+            for name, way in part['ways'].items()
+        ]
+    )
 
 # %% ../notebooks/19_bench.ipynb #4db3c4f3
 RUN = dict(env=bench_env, rollouts=bench_rollouts, training=bench_training)
 
+
 def bench(parts=PARTS, games: int = 20) -> dict:
     "Measure these parts; the summary."
     unknown = sorted(set(parts) - set(PARTS))
-    if unknown: raise AgentkitError(f'unknown part {", ".join(unknown)}; known: {", ".join(PARTS)}')
+    if unknown:
+        raise AgentkitError(f'unknown part {", ".join(unknown)}; known: {", ".join(PARTS)}')
     for part in parts:
         with empty_data():
             tasks, what = bench_games(games)
@@ -489,17 +761,20 @@ def bench(parts=PARTS, games: int = 20) -> dict:
     save_figure(bench_figure(), 'bench', 'ratios')
     return read_summary()
 
+
 def main(argv: list[str] | None = None) -> int:
     "The command line; returns the exit code."
     parser = argparse.ArgumentParser(prog='python -m agentkit.bench', description='How much faster than the usual way?')
     parser.add_argument('parts', nargs='*', metavar='part', help=f'{", ".join(PARTS)}; default: all')
     parser.add_argument('--games', type=int, default=20, help='how many games; default 20')
     a = parser.parse_args(argv)
-    try: print(table(bench(a.parts or PARTS, a.games)).to_string(index=False, float_format='{:.4g}'.format))
+    try:
+        print(table(bench(a.parts or PARTS, a.games)).to_string(index=False, float_format='{:.4g}'.format))
     except AgentkitError as e:
         print(f'bench: {e}', file=sys.stderr)
         return 2
     return 0
 
 # %% ../notebooks/19_bench.ipynb #7769cdec
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())

@@ -16,87 +16,219 @@ def _games(a):
     "List the games of a split, building the kit's own where real ones are absent."
     from collections import Counter
     from agentkit.envs.base import list_tasks
+
     tasks = list_tasks(a.env, a.split, a.tasks, a.seed)
     kinds = Counter(t.kind for t in tasks)
     text = [f'{len(tasks)} games in {a.env}/{a.split}: ' + ', '.join(f'{n} {k}' for k, n in sorted(kinds.items()))]
-    return dict(env=a.env, split=a.split, n=len(tasks), kinds=dict(kinds), tasks=[t.id for t in tasks]), '\n'.join(text + [t.id for t in tasks[:a.show]])
+    return dict(env=a.env, split=a.split, n=len(tasks), kinds=dict(kinds), tasks=[t.id for t in tasks]), '\n'.join(
+        text + [t.id for t in tasks[: a.show]]
+    )
+
 
 def _agent(spec, env, seed=0):
     from agentkit.agents import make_agent
     from agentkit.serving import model_dir
+
     agent = make_agent(spec, env, seed)
-    if spec.startswith('local/'): model_dir(spec.removeprefix('local/')) # a model that is not there is an error now, not in the first episode
+    if spec.startswith('local/'):
+        model_dir(spec.removeprefix('local/'))  # a model that is not there is an error now, not in the first episode
     return agent
+
 
 def _content(spec):
     "What is in the file of a saved agent: another prompt plays other episodes, though the model's name is the same."
     path = Path(spec.partition('@')[0])
     return [path.read_text()] if path.is_file() else []
 
+
 def _pool(a):
     from agentkit.envs.base import EnvPool
+
     return EnvPool(a.env, n=a.workers)
+
 
 def _evaluate(a):
     "Play a split with a policy and report success with its interval."
     from agentkit.envs.base import list_tasks
     from agentkit.evals import evaluate
     from agentkit.rollouts import Limits
+
     agent, tasks = _agent(a.policy, a.env, a.seed), list_tasks(a.env, a.split, a.tasks, a.seed)
-    out = Path(a.out) if a.out else path_of('results', 'evaluate', digest(a.env, a.split, agent.name, [t.id for t in tasks], a.repeats, a.seed, a.max_steps, *_content(a.policy), n=10))
+    out = (
+        Path(a.out)
+        if a.out
+        else path_of(
+            'results',
+            'evaluate',
+            digest(
+                a.env,
+                a.split,
+                agent.name,
+                [t.id for t in tasks],
+                a.repeats,
+                a.seed,
+                a.max_steps,
+                *_content(a.policy),
+                n=10,
+            ),
+        )
+    )
     with _pool(a) as pool:
-        report = evaluate(agent, tasks, pool, a.repeats, a.seed, Limits(max_steps=a.max_steps), parallel=a.parallel, journal=out/'episodes.jsonl', progress=not a.json)
+        report = evaluate(
+            agent,
+            tasks,
+            pool,
+            a.repeats,
+            a.seed,
+            Limits(max_steps=a.max_steps),
+            parallel=a.parallel,
+            journal=out / 'episodes.jsonl',
+            progress=not a.json,
+        )
     report.save(out)
     return {**report.to_dict(), 'out': str(out)}, f'{report}\n\n{out}'
+
 
 def _distill(a):
     "Let the teacher play, and train the student on what was won."
     from agentkit.distill import distill
     from agentkit.envs.base import list_tasks
+
     tasks = list_tasks(a.env, a.split, a.tasks, a.seed)
-    student = a.student if a.student.startswith(('local/', 'openai/')) or Path(a.student).is_file() else f'local/{a.student}'
-    out = Path(a.out) if a.out else path_of('results', 'distill', digest(a.env, a.split, a.teacher, student, [t.id for t in tasks], a.seed, *([a.rounds, a.method] if a.rounds else []), *_content(a.teacher), *_content(student), n=10))
-    train = dict(seed=a.seed, **{k: v for k, v in dict(epochs=a.epochs, max_dollars=a.max_dollars).items() if v is not None})
+    student = (
+        a.student if a.student.startswith(('local/', 'openai/')) or Path(a.student).is_file() else f'local/{a.student}'
+    )
+    out = (
+        Path(a.out)
+        if a.out
+        else path_of(
+            'results',
+            'distill',
+            digest(
+                a.env,
+                a.split,
+                a.teacher,
+                student,
+                [t.id for t in tasks],
+                a.seed,
+                *([a.rounds, a.method] if a.rounds else []),
+                *_content(a.teacher),
+                *_content(student),
+                n=10,
+            ),
+        )
+    )
+    train = dict(
+        seed=a.seed, **{k: v for k, v in dict(epochs=a.epochs, max_dollars=a.max_dollars).items() if v is not None}
+    )
     with _pool(a) as pool:
-        made = distill(student, _agent(a.teacher, a.env), tasks, out, pool, threshold=a.threshold, rounds=a.rounds, method=a.method, train=train, progress=not a.json)
-    write_json(out/'card.json', made.card)
-    write_json(out/'costs.json', made.costs)
+        made = distill(
+            student,
+            _agent(a.teacher, a.env),
+            tasks,
+            out,
+            pool,
+            threshold=a.threshold,
+            rounds=a.rounds,
+            method=a.method,
+            train=train,
+            progress=not a.json,
+        )
+    write_json(out / 'card.json', made.card)
+    write_json(out / 'costs.json', made.costs)
     last = f'loss {made.card["losses"]["first"]:.3f} → {made.card["losses"]["last"]:.3f}'
-    return dict(policy=made.agent.name, rows=made.rows, card=made.card, out=str(out)), f'{made.agent.name}: trained on {made.rows} episodes of {a.teacher}, {last}\nagentkit evaluate --env {a.env} --policy {made.agent.name}{"".join(student.partition("@http")[1:])}'
+    return (
+        dict(policy=made.agent.name, rows=made.rows, card=made.card, out=str(out)),
+        f'{made.agent.name}: trained on {made.rows} episodes of {a.teacher}, {last}\nagentkit evaluate --env {a.env} --policy {made.agent.name}{"".join(student.partition("@http")[1:])}',
+    )
+
 
 def _export(a):
     "Write fine-tuning rows as other trainers read them."
     from agentkit.datasets import export, read_rows
+
     out = Path(a.out) if a.out else Path(a.rows).with_suffix(f'.{a.format}.jsonl')
     facts = export(read_rows(a.rows), out, a.format, a.steps)
-    return dict(facts, out=str(out)), f'{out}: {facts["rows"]} rows, {facts["words"]:,} words, {dict(all="all answers are learned", last="the last answer of each row is learned", some="answers with weight 0 are not learned")[facts["learned"]]}'
+    return (
+        dict(facts, out=str(out)),
+        f'{out}: {facts["rows"]} rows, {facts["words"]:,} words, {dict(all="all answers are learned", last="the last answer of each row is learned", some="answers with weight 0 are not learned")[facts["learned"]]}',
+    )
 
 # %% ../notebooks/18_cli.ipynb #c38d64b6
 def _collect(a):
     "Bring the examples in another tool's log into a file of records: without secrets, each once."
     from agentkit.collection import Redactor, collect, from_log
+
     malformed = [] if a.skip_malformed else None
     columns = {k: str(v) for k, v in map(_assignment, a.column)} or None
-    made = collect(from_log(a.log, a.format, columns, malformed, **(dict(kind=a.kind) if a.kind else {})), a.out, Redactor(a.emails))
+    made = collect(
+        from_log(a.log, a.format, columns, malformed, **(dict(kind=a.kind) if a.kind else {})),
+        a.out,
+        Redactor(a.emails),
+    )
     facts = dict(new=made.new, known=made.known, redacted=made.redacted, malformed=malformed or [], out=a.out)
-    return facts, '\n'.join([f'{a.out}: {made.new} new records, {made.known} known' + ''.join(f', {n} × {what} taken out' for what, n in made.redacted.items()), *facts['malformed']])
+    return facts, '\n'.join(
+        [
+            f'{a.out}: {made.new} new records, {made.known} known'
+            + ''.join(f', {n} × {what} taken out' for what, n in made.redacted.items()),
+            *facts['malformed'],
+        ]
+    )
+
 
 def _filter(a):
     "Keep the good records, say what was dropped and why, and write the rows to learn from."
-    from agentkit.collection import balanced, ended, filter_records, near_unique, rate_records, rated, read_ratings, read_records, scored, uncontaminated, unique
+    from agentkit.collection import (
+        balanced,
+        ended,
+        filter_records,
+        near_unique,
+        rate_records,
+        rated,
+        read_ratings,
+        read_records,
+        scored,
+        uncontaminated,
+        unique,
+    )
     from agentkit.datasets import write_rows
     from agentkit.tasks import read_tasks
+
     records = read_records(a.records)
-    if a.ratings: records = rate_records(records, read_ratings(a.ratings))
-    chosen = [(a.ended, lambda: ended(*a.ended)), (a.score is not None, lambda: scored(a.score)), (a.rating is not None, lambda: rated(a.rating)), (True, unique), (a.near is not None, lambda: near_unique(a.near)),
-        (a.against, lambda: uncontaminated(tasks := read_tasks(a.against, env=''), [v for t in tasks for v in t.data.values() if isinstance(v, str)])), (a.balance, lambda: balanced(seed=a.seed))]
+    if a.ratings:
+        records = rate_records(records, read_ratings(a.ratings))
+    chosen = [
+        (a.ended, lambda: ended(*a.ended)),
+        (a.score is not None, lambda: scored(a.score)),
+        (a.rating is not None, lambda: rated(a.rating)),
+        (True, unique),
+        (a.near is not None, lambda: near_unique(a.near)),
+        (
+            a.against,
+            lambda: uncontaminated(
+                tasks := read_tasks(a.against, env=''),
+                [v for t in tasks for v in t.data.values() if isinstance(v, str)],
+            ),
+        ),
+        (a.balance, lambda: balanced(seed=a.seed)),
+    ]
     kept, report = filter_records(records, *(make() for wanted, make in chosen if wanted))
-    if not kept: raise AgentkitError(f'nothing is left of {len(records)} records: ' + ', '.join(f'{f} dropped {sum(d["filter"] == f for d in report.dropped)}' for f in report.filters))
+    if not kept:
+        raise AgentkitError(
+            f'nothing is left of {len(records)} records: '
+            + ', '.join(f'{f} dropped {sum(d["filter"] == f for d in report.dropped)}' for f in report.filters)
+        )
     out = Path(a.out) if a.out else Path(a.records).with_suffix('.rows.jsonl')
     write_rows(out, [r.row() for r in kept])
     write_json(f'{out}.report.json', report.to_dict())
-    reasons = [f'{n:6}  {" · ".join(x for x in why if x)}' for why, n in report.reasons.stack().items() if n] if report.dropped else []
-    return dict(kept=len(kept), of=len(records), out=str(out), report=report.to_dict()), '\n'.join([repr(report), '', *reasons, str(out)])
+    reasons = (
+        [f'{n:6}  {" · ".join(x for x in why if x)}' for why, n in report.reasons.stack().items() if n]
+        if report.dropped
+        else []
+    )
+    return dict(kept=len(kept), of=len(records), out=str(out), report=report.to_dict()), '\n'.join(
+        [repr(report), '', *reasons, str(out)]
+    )
 
 # %% ../notebooks/18_cli.ipynb #3d56a2e6
 def _optimize(a):
@@ -104,20 +236,65 @@ def _optimize(a):
     from agentkit.envs.base import list_tasks
     from agentkit.optimizers import budget, budget_text, optimize
     from agentkit.rollouts import Limits
+
     chosen = dict(_assignment(s) for s in a.set)
-    plan = budget(a.method, a.tasks, a.held_out, *('' if '.json' in (m or '') else m or '' for m in (a.teacher, a.prompt_model)), **chosen)
-    if a.dry_run: return plan, budget_text(plan)
+    plan = budget(
+        a.method,
+        a.tasks,
+        a.held_out,
+        *('' if '.json' in (m or '') else m or '' for m in (a.teacher, a.prompt_model)),
+        **chosen,
+    )
+    if a.dry_run:
+        return plan, budget_text(plan)
     teacher, tasks = _agent(a.teacher, a.env), list_tasks(a.env, a.split, a.tasks + a.held_out, a.seed)
-    out = Path(a.out) if a.out else path_of('results', 'optimize', digest(a.env, a.split, a.teacher, a.method, a.prompt_model, chosen, [t.id for t in tasks], a.seed, a.max_steps, *_content(a.teacher), n=10))
+    out = (
+        Path(a.out)
+        if a.out
+        else path_of(
+            'results',
+            'optimize',
+            digest(
+                a.env,
+                a.split,
+                a.teacher,
+                a.method,
+                a.prompt_model,
+                chosen,
+                [t.id for t in tasks],
+                a.seed,
+                a.max_steps,
+                *_content(a.teacher),
+                n=10,
+            ),
+        )
+    )
     with _pool(a) as pool:
-        made = optimize(teacher, tasks[:a.tasks], tasks[a.tasks:], a.method, a.prompt_model, pool=pool, limits=Limits(max_steps=a.max_steps), seed=a.seed, threads=a.parallel, folder=out, progress=not a.json, **chosen)
-    return {**made.to_dict(), 'out': str(out)}, f'{made}\n\nagentkit evaluate --env {a.env} --policy {out/"program.json"}'
+        made = optimize(
+            teacher,
+            tasks[: a.tasks],
+            tasks[a.tasks :],
+            a.method,
+            a.prompt_model,
+            pool=pool,
+            limits=Limits(max_steps=a.max_steps),
+            seed=a.seed,
+            threads=a.parallel,
+            folder=out,
+            progress=not a.json,
+            **chosen,
+        )
+    return {
+        **made.to_dict(),
+        'out': str(out),
+    }, f'{made}\n\nagentkit evaluate --env {a.env} --policy {out / "program.json"}'
 
 # %% ../notebooks/18_cli.ipynb #6058d874
 def _promote(a):
     "Decide whether a student may replace the reference, from what `evaluate` wrote of both."
     from agentkit.distill import promote
     from agentkit.evals import read_report
+
     made = promote(read_report(a.student), read_report(a.reference), a.out, a.margin, a.superior)
     return {**made.to_dict(), 'out': a.out}, made._repr_markdown_().replace('**', '')
 
@@ -126,61 +303,108 @@ def _quantize(a):
     "Export a local model in fewer bits, as a model of its own."
     from agentkit.serving import model_dir, read_card
     from agentkit.training import quantize
+
     id = quantize(a.model.removeprefix('local/'), a.type)
     q = (card := read_card(model_dir(id)))['quantised']
-    return dict(model=f'local/{id}', card=card), f'local/{id}: {q["bytes"]:,} bytes, ' + ', '.join(f'{n} tensors {kind}' for kind, n in q['tensors'].items())
+    return dict(model=f'local/{id}', card=card), f'local/{id}: {q["bytes"]:,} bytes, ' + ', '.join(
+        f'{n} tensors {kind}' for kind, n in q['tensors'].items()
+    )
 
 # %% ../notebooks/18_cli.ipynb #db431f95
 def _sweep(a):
     "Run the cells of a sweep file, then its report."
     from agentkit.sweeps import collect, plan_cells, read_plan, sweep
-    if a.mlflow: os.environ['AGENTKIT_TRACKING_MLFLOW'] = 'on' # for the cells, too
+
+    if a.mlflow:
+        os.environ['AGENTKIT_TRACKING_MLFLOW'] = 'on'  # for the cells, too
     plan = read_plan(a.plan)
     every, only = plan_cells(plan, dict(_assignment(s) for s in a.set)), dict(_assignment(s) for s in a.only)
     cells = [c for c in every if only.items() <= c.params.items()]
-    if not cells: raise AgentkitError(f'no cell of {a.plan} has ' + ', '.join(f'{k}={v}' for k, v in only.items()))
-    if a.dry_run: return dict(cells=[dict(run=c.run, params=c.params) for c in cells]), '\n'.join(f'{c.run}  {c.label}' for c in cells)
+    if not cells:
+        raise AgentkitError(f'no cell of {a.plan} has ' + ', '.join(f'{k}={v}' for k, v in only.items()))
+    if a.dry_run:
+        return dict(cells=[dict(run=c.run, params=c.params) for c in cells]), '\n'.join(
+            f'{c.run}  {c.label}' for c in cells
+        )
     table = sweep(cells, a.jobs, a.fresh, progress=not a.json)
-    if only: # the tables hold all that is finished
-        there = [c for c in every if c in cells or (c.folder/'result.json').is_file()]
-        collect(there, [dict(status='ok') if (c.folder/'result.json').is_file() else dict(status='failed', error='see its run.ipynb') for c in there])
+    if only:  # the tables hold all that is finished
+        there = [c for c in every if c in cells or (c.folder / 'result.json').is_file()]
+        collect(
+            there,
+            [
+                dict(status='ok')
+                if (c.folder / 'result.json').is_file()
+                else dict(status='failed', error='see its run.ipynb')
+                for c in there
+            ],
+        )
     failed = int((table['status'] != 'ok').sum())
     report = _run_report(plan) if plan.get('report') and failed < len(table) else {}
     folder = path_of('results', plan['experiment'], 'summary.csv')
-    shown = [c for c in ('student', 'tasks', 'seed', 'phase', 'n', 'success', 'ci_low', 'ci_high', 'steps', 'status', 'error') if c in table]
-    text = '\n'.join([table[shown].to_string(index=False), '', f'table:   {folder}', *[f'figure:  {f}' for f in report.get('figures', [])]] + ([f'{failed} failed'] if failed else []))
-    return dict(experiment=plan['experiment'], failed=failed, summary=str(folder), rows=json.loads(table.to_json(orient='records')), **report), text
+    shown = [
+        c
+        for c in ('student', 'tasks', 'seed', 'phase', 'n', 'success', 'ci_low', 'ci_high', 'steps', 'status', 'error')
+        if c in table
+    ]
+    text = '\n'.join(
+        [
+            table[shown].to_string(index=False),
+            '',
+            f'table:   {folder}',
+            *[f'figure:  {f}' for f in report.get('figures', [])],
+        ]
+        + ([f'{failed} failed'] if failed else [])
+    )
+    return dict(
+        experiment=plan['experiment'],
+        failed=failed,
+        summary=str(folder),
+        rows=json.loads(table.to_json(orient='records')),
+        **report,
+    ), text
+
 
 def _assignment(text):
     import yaml
+
     name, sign, value = text.partition('=')
-    if not sign: raise AgentkitError(f'--set {text}: write name=value')
+    if not sign:
+        raise AgentkitError(f'--set {text}: write name=value')
     return name, yaml.safe_load(value)
+
 
 def _run_report(plan):
     from agentkit.sweeps import execute
     from agentkit.tracking import to_mlflow, tracking_on
+
     out = path_of('results', plan['experiment'], 'report.ipynb')
     execute(plan['report'], out, {'experiment': plan['experiment'], **plan.get('report_parameters', {})})
     figures = sorted(str(p) for p in path_of('figures', 'x').parent.glob(f'{plan["experiment"]}__*'))
-    if tracking_on(): to_mlflow(plan['experiment'])
+    if tracking_on():
+        to_mlflow(plan['experiment'])
     return dict(report=str(out), figures=figures)
+
 
 def _report(a):
     "Draw an experiment's figures again, from its results alone."
     from agentkit.sweeps import read_plan, read_table
+
     plan = read_plan(a.plan)
-    if not plan.get('report'): raise AgentkitError(f'{a.plan} names no report notebook')
+    if not plan.get('report'):
+        raise AgentkitError(f'{a.plan} names no report notebook')
     read_table(plan['experiment'])
     made = _run_report(plan)
     return made, '\n'.join([made['report'], *made['figures']])
 
+
 def _mlflow(a):
     "Copy what is new in the results to MLflow and open its pages."
     from agentkit.tracking import copy_all, open_ui, to_mlflow
+
     made = [to_mlflow(a.experiment)] if a.experiment else copy_all()
     text = '\n'.join(f'{m["experiment"]}: {m["runs"]} runs, {len(m["copied"])} copied' for m in made)
-    if a.copy_only or a.json: return dict(experiments=made), text
+    if a.copy_only or a.json:
+        return dict(experiments=made), text
     print(text, flush=True)
     open_ui(a.port)
     return dict(experiments=made), ''
@@ -191,47 +415,77 @@ def _play(a):
     from agentkit.agents import ProgramAgent
     from agentkit.envs.base import list_tasks, make_env
     from agentkit.rollouts import Limits, run_episode
+
     tasks = list_tasks(a.env, a.split, a.game + 1 if a.env == 'household' else None, a.seed)
-    if not 0 <= a.game < len(tasks): raise AgentkitError(f'--game {a.game}: there are games 0 to {len(tasks) - 1} in {a.env}/{a.split}')
+    if not 0 <= a.game < len(tasks):
+        raise AgentkitError(f'--game {a.game}: there are games 0 to {len(tasks) - 1} in {a.env}/{a.split}')
     agent = ProgramAgent(_ask, 'me') if a.policy == 'me' else _agent(a.policy, a.env, a.seed)
     env = make_env(a.env)
     say = (lambda *x: None) if a.json else print
     try:
         first = env.reset(tasks[a.game], a.seed)
         say(first.text, '\n')
-        t = run_episode(agent, env, tasks[a.game], a.seed, Limits(max_steps=a.max_steps), on_step=lambda s: say(f'> {s.action}\n{s.observation}' + ('' if s.valid else '   (not admissible)')))
-    finally: env.close()
+        t = run_episode(
+            agent,
+            env,
+            tasks[a.game],
+            a.seed,
+            Limits(max_steps=a.max_steps),
+            on_step=lambda s: say(f'> {s.action}\n{s.observation}' + ('' if s.valid else '   (not admissible)')),
+        )
+    finally:
+        env.close()
     return t.to_dict(), f'\n{t.termination} after {len(t.steps)} steps'
+
 
 def _ask(task, trajectory, possible_actions):
     "A person at the terminal: an action, its number, or ? for the list."
     while True:
-        try: said = input('> ').strip()
-        except EOFError: raise AgentkitError('the input ended before the game did') from None
-        if said == '?': print('\n'.join(f'{i:3} {a}' for i, a in enumerate(possible_actions)))
-        elif said.isdigit() and int(said) < len(possible_actions): return possible_actions[int(said)]
-        elif said: return said
+        try:
+            said = input('> ').strip()
+        except EOFError:
+            raise AgentkitError('the input ended before the game did') from None
+        if said == '?':
+            print('\n'.join(f'{i:3} {a}' for i, a in enumerate(possible_actions)))
+        elif said.isdigit() and int(said) < len(possible_actions):
+            return possible_actions[int(said)]
+        elif said:
+            return said
 
 # %% ../notebooks/18_cli.ipynb #a40ac0bb
 def _parser():
-    top = argparse.ArgumentParser(prog='agentkit', description='Measure an agent, distil it into a small local model, compare honestly.')
+    top = argparse.ArgumentParser(
+        prog='agentkit', description='Measure an agent, distil it into a small local model, compare honestly.'
+    )
     top.add_argument('--version', action='version', version=__version__)
     commands = top.add_subparsers(dest='command', required=True, metavar='command')
     models = settings()['models']
 
     def command(name, function, **kwargs):
-        p = commands.add_parser(name, help=function.__doc__, description=function.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        p = commands.add_parser(
+            name,
+            help=function.__doc__,
+            description=function.__doc__,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            **kwargs,
+        )
         p.set_defaults(function=function)
         p.add_argument('--json', action='store_true', help='print one JSON object and nothing else')
         return p
 
     def world(p, split, tasks, help):
-        p.add_argument('--env', default='alfworld', help='alfworld (real games where there are any, else built ones), household (always built ones)')
+        p.add_argument(
+            '--env',
+            default='alfworld',
+            help='alfworld (real games where there are any, else built ones), household (always built ones)',
+        )
         p.add_argument('--split', default=split, help='train, valid_seen or valid_unseen')
         p.add_argument('--seed', type=int, default=0, help='of the choice of games and of the episodes')
-        if help: p.add_argument('--tasks', type=_positive, default=tasks, help=help)
+        if help:
+            p.add_argument('--tasks', type=_positive, default=tasks, help=help)
 
-    def workers(p): p.add_argument('--workers', type=_positive, default=2, help='environment processes')
+    def workers(p):
+        p.add_argument('--workers', type=_positive, default=2, help='environment processes')
 
     p = command('games', _games)
     world(p, 'train', None, 'how many games; default all')
@@ -239,28 +493,55 @@ def _parser():
 
     p = command('evaluate', _evaluate)
     world(p, 'valid_unseen', 60, 'how many games')
-    p.add_argument('--policy', required=True, help='expert, random, a model such as local/nano-… or openai/gpt-4o-mini, or the agent.json of a saved agent')
+    p.add_argument(
+        '--policy',
+        required=True,
+        help='expert, random, a model such as local/nano-… or openai/gpt-4o-mini, or the agent.json of a saved agent',
+    )
     p.add_argument('--repeats', type=_positive, default=1, help='episodes a game')
     p.add_argument('--max-steps', type=_positive, default=50, help='step limit of an episode')
     p.add_argument('--parallel', type=_positive, default=None, help='episodes in flight; default one a worker')
-    p.add_argument('--out', default=None, help='folder for report.json, episodes.csv, by_kind.csv and the journal; default below results/evaluate')
+    p.add_argument(
+        '--out',
+        default=None,
+        help='folder for report.json, episodes.csv, by_kind.csv and the journal; default below results/evaluate',
+    )
     workers(p)
 
     p = command('distill', _distill)
     world(p, 'train', 200, 'how many training games')
     p.add_argument('--teacher', default=models['teacher'], help='any policy')
-    p.add_argument('--student', default=models['student'], help='nano, smollm2-135m, the path or hub name of a model, or openai/… to be trained there')
-    p.add_argument('--epochs', type=_positive, default=None, help='passes over the rows; default as the student likes it')
-    p.add_argument('--max-dollars', type=float, default=None, help='the most that a training at a provider may cost, for students such as openai/gpt-4o-mini-2024-07-18; inf for any price; default nothing')
-    p.add_argument('--threshold', type=float, default=1., help='least score of an episode to learn from')
+    p.add_argument(
+        '--student',
+        default=models['student'],
+        help='nano, smollm2-135m, the path or hub name of a model, or openai/… to be trained there',
+    )
+    p.add_argument(
+        '--epochs', type=_positive, default=None, help='passes over the rows; default as the student likes it'
+    )
+    p.add_argument(
+        '--max-dollars',
+        type=float,
+        default=None,
+        help='the most that a training at a provider may cost, for students such as openai/gpt-4o-mini-2024-07-18; inf for any price; default nothing',
+    )
+    p.add_argument('--threshold', type=float, default=1.0, help='least score of an episode to learn from')
     p.add_argument('--rounds', type=int, default=0, help='further rounds, in which tasks are played again')
-    p.add_argument('--method', default='dagger', help='how: dagger (the student plays, the teacher corrects), explore (the teacher is led astray) or rejection (the student keeps its wins)')
-    p.add_argument('--out', default=None, help='folder for demonstrations, rows and the card; default below results/distill')
+    p.add_argument(
+        '--method',
+        default='dagger',
+        help='how: dagger (the student plays, the teacher corrects), explore (the teacher is led astray) or rejection (the student keeps its wins)',
+    )
+    p.add_argument(
+        '--out', default=None, help='folder for demonstrations, rows and the card; default below results/distill'
+    )
     workers(p)
 
     p = command('export', _export)
     p.add_argument('rows', help='a rows.jsonl as made by distill')
-    p.add_argument('--format', required=True, help='openai, trl, trl-completion, sharegpt, alpaca, instruction or completion')
+    p.add_argument(
+        '--format', required=True, help='openai, trl, trl-completion, sharegpt, alpaca, instruction or completion'
+    )
     p.add_argument('--steps', action='store_true', help='a row for each step instead of one for each episode')
     p.add_argument('--out', default=None, help='file to write; default beside the rows')
 
@@ -268,7 +549,13 @@ def _parser():
     p.add_argument('log', help='JSON lines, a JSON file, or CSV')
     p.add_argument('--format', required=True, help='openai, dspy, sharegpt, alpaca, mlflow or csv')
     p.add_argument('--out', required=True, help='the file of records to add to')
-    p.add_argument('--column', action='append', default=[], metavar='NAME=COLUMN', help='csv: which column is input, output, kind, score or rating; may be repeated')
+    p.add_argument(
+        '--column',
+        action='append',
+        default=[],
+        metavar='NAME=COLUMN',
+        help='csv: which column is input, output, kind, score or rating; may be repeated',
+    )
     p.add_argument('--kind', default='', help='of all these examples')
     p.add_argument('--emails', action='store_true', help='take out e-mail addresses too')
     p.add_argument('--skip-malformed', action='store_true', help='leave out what cannot be read, and list it')
@@ -276,10 +563,14 @@ def _parser():
     p = command('filter', _filter)
     p.add_argument('records', help='a file of records')
     p.add_argument('--ratings', default=None, help="people's ratings, JSON lines or CSV: record, rater, rating")
-    p.add_argument('--ended', action='append', default=[], help='episodes that ended like this, e.g. won; may be repeated')
+    p.add_argument(
+        '--ended', action='append', default=[], help='episodes that ended like this, e.g. won; may be repeated'
+    )
     p.add_argument('--score', type=float, default=None, help='least score, 0 to 1')
     p.add_argument('--rating', type=float, default=None, help='least rating, 1 to 5')
-    p.add_argument('--near', type=float, default=None, help='drop what repeats another record in nearly the same words, e.g. 0.8')
+    p.add_argument(
+        '--near', type=float, default=None, help='drop what repeats another record in nearly the same words, e.g. 0.8'
+    )
     p.add_argument('--against', default=None, help='JSON lines of evaluation tasks: what has seen them is dropped')
     p.add_argument('--balance', action='store_true', help='as many of one kind as of another')
     p.add_argument('--seed', type=int, default=0, help='of the balance')
@@ -287,21 +578,34 @@ def _parser():
 
     p = command('optimize', _optimize)
     world(p, 'train', 20, 'how many games to search with')
-    p.add_argument('--held-out', type=_positive, default=50, help='how many other games of the split to compare the old and the new prompt on')
-    p.add_argument('--teacher', default=models['teacher'], help='a model such as openai/gpt-4o-mini, or the file of a saved agent')
+    p.add_argument(
+        '--held-out',
+        type=_positive,
+        default=50,
+        help='how many other games of the split to compare the old and the new prompt on',
+    )
+    p.add_argument(
+        '--teacher', default=models['teacher'], help='a model such as openai/gpt-4o-mini, or the file of a saved agent'
+    )
     p.add_argument('--method', default='miprov2', help='miprov2, gepa, bootstrap, bootstrap_search or simba')
     p.add_argument('--prompt-model', default=None, help='the model that writes instructions; default the teacher')
-    p.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='a setting of the method; may be repeated')
+    p.add_argument(
+        '--set', action='append', default=[], metavar='NAME=VALUE', help='a setting of the method; may be repeated'
+    )
     p.add_argument('--max-steps', type=_positive, default=50, help='step limit of an episode')
     p.add_argument('--parallel', type=_positive, default=None, help='episodes in flight; default one a worker')
-    p.add_argument('--out', default=None, help='folder for program.json, optimised.json and the journals; default below results/optimize')
+    p.add_argument(
+        '--out',
+        default=None,
+        help='folder for program.json, optimised.json and the journals; default below results/optimize',
+    )
     p.add_argument('--dry-run', action='store_true', help='print the budget only')
     workers(p)
 
     p = command('promote', _promote)
     p.add_argument('student', help='folder that `evaluate` wrote')
     p.add_argument('reference', help='folder that `evaluate` wrote of the agent in use, on the same tasks')
-    p.add_argument('--margin', type=float, default=.1, help='the loss of success that is tolerated')
+    p.add_argument('--margin', type=float, default=0.1, help='the loss of success that is tolerated')
     p.add_argument('--superior', action='store_true', help='the student has to be better')
     p.add_argument('--out', required=True, help='folder for decision.json')
 
@@ -311,11 +615,23 @@ def _parser():
 
     p = command('sweep', _sweep)
     p.add_argument('plan', help='a YAML file: experiment, notebook, fixed, cells, grid, report')
-    p.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='replace a fixed parameter; may be repeated')
-    p.add_argument('--only', action='append', default=[], metavar='NAME=VALUE', help='run only the cells with this parameter; may be repeated')
+    p.add_argument(
+        '--set', action='append', default=[], metavar='NAME=VALUE', help='replace a fixed parameter; may be repeated'
+    )
+    p.add_argument(
+        '--only',
+        action='append',
+        default=[],
+        metavar='NAME=VALUE',
+        help='run only the cells with this parameter; may be repeated',
+    )
     p.add_argument('--jobs', type=_positive, default=None, help='cells at the same time; default as in settings.ini')
     p.add_argument('--fresh', action='store_true', help='run again what is done')
-    p.add_argument('--mlflow', action='store_true', help='trace model calls and copy the results to MLflow, as with [tracking] mlflow = on')
+    p.add_argument(
+        '--mlflow',
+        action='store_true',
+        help='trace model calls and copy the results to MLflow, as with [tracking] mlflow = on',
+    )
     p.add_argument('--dry-run', action='store_true', help='check everything and list the cells')
 
     p = command('report', _report)
@@ -333,8 +649,10 @@ def _parser():
     p.add_argument('--max-steps', type=_positive, default=50, help='step limit')
     return top
 
+
 def _positive(text):
-    if not text.isdigit() or int(text) < 1: raise argparse.ArgumentTypeError(f'{text!r} is not a whole number above 0')
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number above 0')
     return int(text)
 
 # %% ../notebooks/18_cli.ipynb #ee2e2087
@@ -342,7 +660,8 @@ def main(argv: list[str] | None = None) -> int:
     "The `agentkit` command; returns the exit code."
     try:
         a = _parser().parse_args(argv)
-        with contextlib.redirect_stdout(sys.stderr if a.json else sys.stdout): result, text = a.function(a) # libraries may print what they like
+        with contextlib.redirect_stdout(sys.stderr if a.json else sys.stdout):
+            result, text = a.function(a)  # libraries may print what they like
     except AgentkitError as e:
         print(f'agentkit: {e}', file=sys.stderr)
         return 2
@@ -353,4 +672,5 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if result.get('failed') else 0
 
 # %% ../notebooks/18_cli.ipynb #7769cdec
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())

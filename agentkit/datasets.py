@@ -12,60 +12,97 @@ __all__ = ['FORMATS', 'PAIR_FORMATS', 'keep', 'episode_row', 'provenance', 'epis
 from collections import Counter, defaultdict
 import json, os, re, shutil
 from pathlib import Path
-from .core import AgentkitError, Journal, Trajectory, digest, need, read_json, transcript, turns, write_json, write_text
+from agentkit.core import (
+    AgentkitError,
+    Journal,
+    Trajectory,
+    digest,
+    need,
+    read_json,
+    transcript,
+    turns,
+    write_json,
+    write_text,
+)
 from .judges import passes
 
 # %% ../notebooks/07_datasets.ipynb #51d350b2
 def keep(
     trajectories: list[Trajectory],
-    threshold: float = 1., # the least score; numeric, boundary included
+    threshold: float = 1.0,  # the least score; numeric, boundary included
 ) -> list[Trajectory]:
-    "The trajectories whose score reaches the threshold; none at all is an error, because a model trained on nothing is not a student."
+    "The trajectories whose score reaches the threshold; none at all is an error."
     good = [t for t in trajectories if passes(t.score, threshold) and t.termination != 'error']
     if not good:
-        ends = ', '.join(f'{n} {k}' for k, n in Counter(t.termination for t in trajectories).most_common()) or 'none played'
-        raise AgentkitError(f'no trajectory reaches a score of {threshold} ({ends}): nothing to train on; use a better teacher or a lower threshold')
+        ends = (
+            ', '.join(f'{n} {k}' for k, n in Counter(t.termination for t in trajectories).most_common())
+            or 'none played'
+        )
+        raise AgentkitError(
+            f'no trajectory reaches a score of {threshold} ({ends}): nothing to train on; '
+            'use a better teacher or a lower threshold'
+        )
     return good
 
 # %% ../notebooks/07_datasets.ipynb #62e76e68
 def episode_row(
     t: Trajectory,
-    adapter, # a `ConversationAdapter`: the same one the student will play with
-    signature, # the student's signature: its instructions are the system message
-    demos: list = (), # demonstrations that stay in the prompt; no loss on them
+    adapter,  # a `ConversationAdapter`: the same one the student will play with
+    signature,  # the student's signature: its instructions are the system message
+    demos: list = (),  # demonstrations that stay in the prompt; no loss on them
 ) -> dict:
     "The whole episode as messages, `loss` on each action, and its provenance."
     steps = list(t.steps)
-    if getattr(adapter, 'window', 0): raise AgentkitError('an adapter with a window never shows a whole episode: make rows of its calls (`BootstrapFinetune` does)')
+    if getattr(adapter, 'window', 0):
+        raise AgentkitError(
+            'an adapter with a window never shows a whole episode: make rows of its calls (`BootstrapFinetune` does)'
+        )
     told = transcript((s.action, s.observation) for s in steps[:-1])
-    prompt = adapter.format(signature, list(demos), dict(task=t.intro, trajectory=told, possible_actions=list(steps[-1].admissible)))
+    prompt = adapter.format(
+        signature, list(demos), dict(task=t.intro, trajectory=told, possible_actions=list(steps[-1].admissible))
+    )
     messages = prompt + [dict(role='assistant', content=steps[-1].action)]
     targets = {len(messages) - 1 - 2 * i for i in range(len(steps))}
     for i, m in enumerate(messages):
-        if m['role'] == 'assistant': m['loss'] = i in targets
+        if m['role'] == 'assistant':
+            m['loss'] = i in targets
     return dict(messages=messages, provenance=provenance(t, signature))
+
 
 def provenance(t: Trajectory, signature) -> dict:
     "Where a row comes from: task, who played, with which seed and score, under which prompt."
-    return dict(task=t.task.id, env=t.task.env, kind=t.task.kind, policy=t.policy, seed=t.seed, score=t.score, steps=len(t.steps),
-                prompt=digest(signature.instructions))
+    return dict(
+        task=t.task.id,
+        env=t.task.env,
+        kind=t.task.kind,
+        policy=t.policy,
+        seed=t.seed,
+        score=t.score,
+        steps=len(t.steps),
+        prompt=digest(signature.instructions),
+    )
 
 # %% ../notebooks/07_datasets.ipynb #06cbbb1f
 def episode_rows(
-    call_rows: list[dict], # {"messages": [...]}, each ending with the assistant message to learn; any order
+    call_rows: list[dict],  # {"messages": [...]}, each ending with the assistant message to learn; any order
 ) -> list[dict]:
-    "The same targets in as few rows as possible: calls that continue one another become one row, other answers to the same prompt stand beside it as `instead`. The order of the calls does not matter."
+    "The same targets in as few rows as possible: calls that continue one another become one row, in any order."
     targets, longest, rows, asked = set(), {}, [], {}
     hashed = [(_prefixes(r['messages']), r) for row in call_rows for r in _alternatives(row)]
-    for keys, r in hashed: targets |= {keys[-1]} | {k for k, m in zip(keys, r['messages']) if m.get('loss')}
+    for keys, r in hashed:
+        targets |= {keys[-1]} | {k for k, m in zip(keys, r['messages']) if m.get('loss')}
     inside = {k for keys, _ in hashed for k in keys[:-1]}
     for keys, r in hashed:
-        if keys[-1] not in inside: longest.setdefault(keys[-1], (keys, r))
+        if keys[-1] not in inside:
+            longest.setdefault(keys[-1], (keys, r))
     for keys, r in sorted(longest.values(), key=lambda x: (-len(x[0]), x[0][-1])):
         other = asked.get(keys[-2]) if len(keys) > 1 else None
-        if other and 'instead' not in other: other['instead'] = r['messages'][-1]['content']
-        else: rows.append(_with_loss(keys, r, targets, asked))
+        if other and 'instead' not in other:
+            other['instead'] = r['messages'][-1]['content']
+        else:
+            rows.append(_with_loss(keys, r, targets, asked))
     return rows
+
 
 def _prefixes(messages):
     keys, last = [], ''
@@ -74,72 +111,106 @@ def _prefixes(messages):
         keys.append(last)
     return keys
 
+
 def _alternatives(row):
     "The row without what it says to learn `instead`, and a row for each of those."
     messages = row['messages']
     plain = [{k: v for k, v in m.items() if k != 'instead'} for m in messages]
     yield {**row, 'messages': plain}
     for i, m in enumerate(messages):
-        if 'instead' in m: yield {**row, 'messages': _until(messages, i, m['instead'])}
+        if 'instead' in m:
+            yield {**row, 'messages': _until(messages, i, m['instead'])}
+
 
 def _until(messages, i, content):
     "The messages before number i as context, then `content` to learn."
-    context = [dict(role=m['role'], content=m['content'], **({'loss': False} if m['role'] == 'assistant' else {})) for m in messages[:i]]
+    context = [
+        dict(role=m['role'], content=m['content'], **({'loss': False} if m['role'] == 'assistant' else {}))
+        for m in messages[:i]
+    ]
     return [*context, dict(role='assistant', content=content, loss=True)]
 
+
 def _with_loss(keys, row, targets, asked):
-    "The row with `loss` where a call wanted it; its assistant messages are remembered in `asked` under the prompt they answer."
-    messages = [dict(role=m['role'], content=m['content'], **({'loss': k in targets} if m['role'] == 'assistant' else {}))
-                for k, m in zip(keys, row['messages'])]
+    "The row with `loss` where a call wanted it; its messages are remembered in `asked` under their prompt."
+    messages = [
+        dict(role=m['role'], content=m['content'], **({'loss': k in targets} if m['role'] == 'assistant' else {}))
+        for k, m in zip(keys, row['messages'])
+    ]
     for k, m in zip(keys, messages[1:]):
-        if m['role'] == 'assistant': asked.setdefault(k, m)
+        if m['role'] == 'assistant':
+            asked.setdefault(k, m)
     return {**row, 'messages': messages}
 
 # %% ../notebooks/07_datasets.ipynb #0af1f16c
 def call_rows(
-    rows: list[dict], # episode rows
+    rows: list[dict],  # episode rows
 ) -> list[dict]:
     "One row for each learned message, which comes last: what `episode_rows` folds."
-    return [{**r, 'messages': _until(r['messages'], i, m['content'])}
-            for row in rows for r in _alternatives(row) for i, m in enumerate(r['messages']) if m['role'] == 'assistant' and m.get('loss', True)]
+    return [
+        {**r, 'messages': _until(r['messages'], i, m['content'])}
+        for row in rows
+        for r in _alternatives(row)
+        for i, m in enumerate(r['messages'])
+        if m['role'] == 'assistant' and m.get('loss', True)
+    ]
 
 # %% ../notebooks/07_datasets.ipynb #f95e9b51
 _THING = re.compile(r'\b([a-z]+) (\d+)\b')
 
+
 def rename(
     row: dict,
-    groups, # words that may stand for one another, e.g. (("mug", "cup"), ("shelf", "desk"))
-    r, # a `random.Random`
-    rate: float = .5, # the chance that a group is renamed; and that things are renumbered
+    groups,  # words that may stand for one another, e.g. (("mug", "cup"), ("shelf", "desk"))
+    r,  # a `random.Random`
+    rate: float = 0.5,  # the chance that a group is renamed; and that things are renumbered
 ) -> dict:
     "The row with other names and numbers for things, the same everywhere in it."
     texts = [m[k] for m in row['messages'] for k in ('content', 'instead') if k in m]
     words = {}
     for group in groups:
         here = sorted({w for t in texts for w in re.findall('[a-z]+', t)} & set(group))
-        if r.random() < rate: words |= dict(zip(here, r.sample(sorted(group), len(here))))
+        if r.random() < rate:
+            words |= dict(zip(here, r.sample(sorted(group), len(here))))
     numbers = _renumber(texts, r) if r.random() < rate else {}
-    def other(m): return f'{words.get(m[1], m[1])} {numbers.get((m[1], m[2]), m[2])}' if m[1] else words.get(m[3], m[3])
-    def told(text): return re.sub(r'\b(?:([a-z]+) (\d+)|([a-z]+))\b', other, text)
-    return {**row, 'messages': [{k: told(v) if k in ('content', 'instead') else v for k, v in m.items()} for m in row['messages']]}
+
+    def other(m):
+        return f'{words.get(m[1], m[1])} {numbers.get((m[1], m[2]), m[2])}' if m[1] else words.get(m[3], m[3])
+
+    def told(text):
+        return re.sub(r'\b(?:([a-z]+) (\d+)|([a-z]+))\b', other, text)
+
+    return {
+        **row,
+        'messages': [{k: told(v) if k in ('content', 'instead') else v for k, v in m.items()} for m in row['messages']],
+    }
+
 
 def _renumber(texts, r):
     "(word, number) → number, for each thing with a number."
     numbers = defaultdict(set)
     for t in texts:
-        for word, n in _THING.findall(t): numbers[word].add(int(n))
-    return {(word, str(a)): str(b) for word, ns in sorted(numbers.items()) for a, b in zip(sorted(ns), r.sample(range(min(1, *ns), max(3, *ns) + 1), len(ns)))}
+        for word, n in _THING.findall(t):
+            numbers[word].add(int(n))
+    return {
+        (word, str(a)): str(b)
+        for word, ns in sorted(numbers.items())
+        for a, b in zip(sorted(ns), r.sample(range(min(1, *ns), max(3, *ns) + 1), len(ns)))
+    }
 
 # %% ../notebooks/07_datasets.ipynb #93b5fca5
 def write_rows(path, rows: list[dict]):
     "Write rows as JSON lines, whole or not at all."
-    if not rows: raise AgentkitError(f'{path}: no rows to write')
+    if not rows:
+        raise AgentkitError(f'{path}: no rows to write')
     return write_text(path, ''.join(json.dumps(r, ensure_ascii=False) + '\n' for r in rows))
+
 
 def read_rows(path) -> list[dict]:
     "The rows in a file; what is not a row is named with its line."
     rows = Journal(path).rows()
-    if not rows: raise AgentkitError(f'{path}: no rows (missing or empty file)')
+    if not rows:
+        raise AgentkitError(f'{path}: no rows (missing or empty file)')
     for i, r in enumerate(rows, 1):
         if not any(m.get('role') == 'assistant' for m in r.get('messages', [])):
             raise AgentkitError(f'{path} line {i}: a row needs "messages" with at least one from the assistant')
@@ -149,6 +220,7 @@ def read_rows(path) -> list[dict]:
 def describe(rows: list[dict]):
     "Rows, actions and words a kind, as a table."
     import pandas as pd
+
     table = defaultdict(lambda: dict(rows=0, actions=0, words=0))
     for r in rows:
         t = table[r.get('provenance', {}).get('kind', '')]
@@ -159,45 +231,99 @@ def describe(rows: list[dict]):
 
 # %% ../notebooks/07_datasets.ipynb #22c11f5b
 def conversations(
-    rows: list[dict], # episode rows
-    steps: bool = False, # a row for each thing to learn
+    rows: list[dict],  # episode rows
+    steps: bool = False,  # a row for each thing to learn
 ) -> list[dict]:
-    "Plain conversations with the same targets; each ends with an assistant message to learn, and each assistant message says whether it is learned."
+    "Plain conversations with the same targets; each assistant message says whether it is learned."
     plain = call_rows(rows) if steps else [_ended(r) for row in rows for r in _alternatives(row)]
     return [r for r in plain if r['messages']]
+
 
 def _ended(row):
     "The row up to the last message to learn, with `loss` on every assistant message."
     messages = [{**m, 'loss': bool(m.get('loss', True))} if m['role'] == 'assistant' else m for m in row['messages']]
-    return {**row, 'messages': messages[:max((i + 1 for i, m in enumerate(messages) if m.get('loss')), default=0)]}
+    return {**row, 'messages': messages[: max((i + 1 for i, m in enumerate(messages) if m.get('loss')), default=0)]}
 
 # %% ../notebooks/07_datasets.ipynb #d22ae5b2
-def _plain(messages): return [dict(role=m['role'], content=m['content']) for m in messages]
+def _plain(messages):
+    return [dict(role=m['role'], content=m['content']) for m in messages]
 
-def _learned(messages, which=True): return [{**m, 'loss': which} if m['role'] == 'assistant' else m for m in messages]
 
-def _to_openai(messages): return dict(messages=[dict(role=m['role'], content=m['content'], **({'weight': int(m['loss'])} if m['role'] == 'assistant' else {})) for m in messages])
-def _from_openai(d): return [dict(role=m['role'], content=m['content'], **({'loss': bool(m.get('weight', 1))} if m['role'] == 'assistant' else {})) for m in d['messages']]
+def _learned(messages, which=True):
+    return [{**m, 'loss': which} if m['role'] == 'assistant' else m for m in messages]
 
-def _to_completion(messages): return dict(prompt=_plain(messages[:-1]), completion=_plain(messages[-1:]))
-def _from_completion(d): return _learned(_plain(d['prompt']), False) + _learned(_plain(d['completion']))
+
+def _to_openai(messages):
+    return dict(
+        messages=[
+            dict(
+                role=m['role'], content=m['content'], **({'weight': int(m['loss'])} if m['role'] == 'assistant' else {})
+            )
+            for m in messages
+        ]
+    )
+
+
+def _from_openai(d):
+    return [
+        dict(
+            role=m['role'],
+            content=m['content'],
+            **({'loss': bool(m.get('weight', 1))} if m['role'] == 'assistant' else {}),
+        )
+        for m in d['messages']
+    ]
+
+
+def _to_completion(messages):
+    return dict(prompt=_plain(messages[:-1]), completion=_plain(messages[-1:]))
+
+
+def _from_completion(d):
+    return _learned(_plain(d['prompt']), False) + _learned(_plain(d['completion']))
+
 
 _SHAREGPT = dict(system='system', user='human', assistant='gpt')
-def _to_sharegpt(messages): return dict(conversations=[{'from': _SHAREGPT[m['role']], 'value': m['content'], **({} if m.get('loss', True) else {'weight': 0})} for m in messages])
+
+
+def _to_sharegpt(messages):
+    return dict(
+        conversations=[
+            {'from': _SHAREGPT[m['role']], 'value': m['content'], **({} if m.get('loss', True) else {'weight': 0})}
+            for m in messages
+        ]
+    )
+
+
 def _from_sharegpt(d):
     roles = {v: k for k, v in _SHAREGPT.items()}
-    return [dict(role=roles[t['from']], content=t['value'], **({'loss': bool(t.get('weight', 1))} if t['from'] == 'gpt' else {})) for t in d['conversations']]
+    return [
+        dict(
+            role=roles[t['from']],
+            content=t['value'],
+            **({'loss': bool(t.get('weight', 1))} if t['from'] == 'gpt' else {}),
+        )
+        for t in d['conversations']
+    ]
 
 # %% ../notebooks/07_datasets.ipynb #bb6541fc
 def _to_alpaca(messages):
     system, told = (messages[0]['content'], messages[1:]) if messages[0]['role'] == 'system' else ('', messages)
-    if [m['role'] for m in told] != ['user', 'assistant'] * (len(told) // 2): raise AgentkitError('alpaca holds questions and answers in turn; this row has ' + ', '.join(m['role'] for m in told))
+    if [m['role'] for m in told] != ['user', 'assistant'] * (len(told) // 2):
+        raise AgentkitError(
+            'alpaca holds questions and answers in turn; this row has ' + ', '.join(m['role'] for m in told)
+        )
     pairs = [[q['content'], a['content']] for q, a in zip(told[::2], told[1::2])]
     return dict(system=system, instruction=pairs[-1][0], input='', output=pairs[-1][1], history=pairs[:-1])
 
+
 def _from_alpaca(d):
     question = '\n'.join(t for t in (d['instruction'], d.get('input')) if t)
-    told = [m for q, a in [*d.get('history', []), (question, d['output'])] for m in (dict(role='user', content=q), dict(role='assistant', content=a))]
+    told = [
+        m
+        for q, a in [*d.get('history', []), (question, d['output'])]
+        for m in (dict(role='user', content=q), dict(role='assistant', content=a))
+    ]
     return _learned(([dict(role='system', content=d['system'])] if d.get('system') else []) + told)
 
 # %% ../notebooks/07_datasets.ipynb #8d0057e8
@@ -207,58 +333,96 @@ def _to_instruction(messages):
     text = '\n'.join([first['content'], *filter(None, [transcript((a['content'], o['content']) for a, o in pairs)])])
     return dict(instruction=system or text, input=text if system else '', output=told[-1]['content'])
 
+
 def _from_instruction(d):
     text, told = d.get('input') or d['instruction'], []
     first = re.split(r'\n(?=> )', text, maxsplit=1)
-    for a, o in turns('\n'.join(first[1:])): told += [dict(role='assistant', content=a), dict(role='user', content=o)]
+    for a, o in turns('\n'.join(first[1:])):
+        told += [dict(role='assistant', content=a), dict(role='user', content=o)]
     system = [dict(role='system', content=d['instruction'])] if d.get('input') else []
-    return _learned([*system, dict(role='user', content=first[0]), *told], False) + [dict(role='assistant', content=d['output'], loss=True)]
+    return _learned([*system, dict(role='user', content=first[0]), *told], False) + [
+        dict(role='assistant', content=d['output'], loss=True)
+    ]
+
 
 _MARK = '<|{role}|>{content}<|end|>'
+
+
 def _to_text(messages):
     *told, last = messages
-    return dict(prompt=''.join(_MARK.format(**m) for m in told) + '<|assistant|>', completion=last['content'] + '<|end|>')
+    return dict(
+        prompt=''.join(_MARK.format(**m) for m in told) + '<|assistant|>', completion=last['content'] + '<|end|>'
+    )
+
 
 def _from_text(d):
     said = re.findall(r'<\|(system|user|assistant)\|>(.*?)<\|end\|>', d['prompt'] + d['completion'], re.S)
-    return _learned([dict(role=role, content=content) for role, content in said], False)[:-1] + [dict(role='assistant', content=said[-1][1], loss=True)]
+    return _learned([dict(role=role, content=content) for role, content in said], False)[:-1] + [
+        dict(role='assistant', content=said[-1][1], loss=True)
+    ]
 
-FORMATS = { # name → write a conversation, read it, and what it can say: which answers are learned
-    'openai': (_to_openai, _from_openai, ('all', 'last', 'some')), 'trl': (lambda messages: dict(messages=_plain(messages)), lambda d: _learned(_plain(d['messages'])), ('all',)),
-    'trl-completion': (_to_completion, _from_completion, ('last',)), 'sharegpt': (_to_sharegpt, _from_sharegpt, ('all', 'last', 'some')), 'alpaca': (_to_alpaca, _from_alpaca, ('all', 'last')),
-    'instruction': (_to_instruction, _from_instruction, ('last',)), 'completion': (_to_text, _from_text, ('last',))}
+
+FORMATS = {  # name → write a conversation, read it, and what it can say: which answers are learned
+    'openai': (_to_openai, _from_openai, ('all', 'last', 'some')),
+    'trl': (lambda messages: dict(messages=_plain(messages)), lambda d: _learned(_plain(d['messages'])), ('all',)),
+    'trl-completion': (_to_completion, _from_completion, ('last',)),
+    'sharegpt': (_to_sharegpt, _from_sharegpt, ('all', 'last', 'some')),
+    'alpaca': (_to_alpaca, _from_alpaca, ('all', 'last')),
+    'instruction': (_to_instruction, _from_instruction, ('last',)),
+    'completion': (_to_text, _from_text, ('last',)),
+}
 
 # %% ../notebooks/07_datasets.ipynb #d0697a36
 def _format(name):
-    if name not in FORMATS: raise AgentkitError(f'unknown format {name!r}; known: {", ".join(FORMATS)}')
+    if name not in FORMATS:
+        raise AgentkitError(f'unknown format {name!r}; known: {", ".join(FORMATS)}')
     return FORMATS[name]
+
 
 def _which(rows):
     "Which assistant messages are learned: all of them, only the last of each row, or some."
     flags = [[m['loss'] for m in r['messages'] if m['role'] == 'assistant'] for r in rows]
-    if all(all(f) for f in flags): return 'all'
+    if all(all(f) for f in flags):
+        return 'all'
     return 'last' if all(sum(f) == 1 for f in flags) else 'some'
+
 
 def _written(write, read, row, format):
     "The row as the format has it, if it can be read back."
     d = write(row['messages'])
-    if _plain(read(d)) != _plain(row['messages']): raise AgentkitError(f'{format} cannot hold this row, it would be read back otherwise: ' + str([m['content'] for m in row['messages']])[:120])
+    if _plain(read(d)) != _plain(row['messages']):
+        raise AgentkitError(
+            f'{format} cannot hold this row, it would be read back otherwise: '
+            + str([m['content'] for m in row['messages']])[:120]
+        )
     return d
 
+
 def export(
-    rows: list[dict], # episode rows
-    path, # of the JSON lines; `<path>.json` beside it says what they are
-    format: str, # a name in `FORMATS`
-    steps: bool = False, # a row for each thing to learn; trl-completion, instruction and completion know nothing else
+    rows: list[dict],  # episode rows
+    path,  # of the JSON lines; `<path>.json` beside it says what they are
+    format: str,  # a name in `FORMATS`
+    steps: bool = False,  # a row for each thing to learn; trl-completion, instruction and completion know nothing else
 ) -> dict:
     "Write the rows as another trainer reads them, and give the facts that are written beside them."
     write, read, can = _format(format)
     rows = conversations(rows, steps or can == ('last',))
-    if not rows: raise AgentkitError(f'{path}: no rows to write, or nothing to learn in them')
+    if not rows:
+        raise AgentkitError(f'{path}: no rows to write, or nothing to learn in them')
     which = 'last' if can == ('last',) else _which(rows)
-    if which not in can: raise AgentkitError(f'{format} cannot say which answers are not to be learned, and rows have such: use ' + ('steps=True' if 'last' in can and not steps else 'trl-completion or openai'))
+    if which not in can:
+        raise AgentkitError(
+            f'{format} cannot say which answers are not to be learned, and rows have such: use '
+            + ('steps=True' if 'last' in can and not steps else 'trl-completion or openai')
+        )
     write_rows(path, [_written(write, read, r, format) for r in rows])
-    facts = dict(format=format, learned=which, rows=len(rows), words=sum(len(m['content'].split()) for r in rows for m in r['messages']), digest=digest(Path(path).read_text()))
+    facts = dict(
+        format=format,
+        learned=which,
+        rows=len(rows),
+        words=sum(len(m['content'].split()) for r in rows for m in r['messages']),
+        digest=digest(Path(path).read_text()),
+    )
     write_json(f'{path}.json', {**facts, 'provenance': [r.get('provenance', {}) for r in rows]})
     return facts
 
@@ -267,33 +431,40 @@ def _facts(path):
     "What the file beside an export says, when it is there and still true."
     beside = Path(f'{path}.json')
     facts = read_json(beside) if beside.exists() else {}
-    if facts and facts.get('digest') != digest(Path(path).read_text()): raise AgentkitError(f'{path} was changed after its export: export again, or delete {beside}')
+    if facts and facts.get('digest') != digest(Path(path).read_text()):
+        raise AgentkitError(f'{path} was changed after its export: export again, or delete {beside}')
     return facts
 
+
 def load_export(
-    path, # JSON lines
-    format: str, # a name in `FORMATS`
+    path,  # JSON lines
+    format: str,  # a name in `FORMATS`
 ) -> list[dict]:
     "The rows in an exported file; provenance and what is learned come from the file beside it, where there is one."
     _, read, _ = _format(format)
     facts, rows = _facts(path), []
     for i, d in enumerate(Journal(path).rows(), 1):
-        try: messages = read(d)
-        except (KeyError, TypeError, ValueError, AttributeError) as e: raise AgentkitError(f'{path} line {i} is not a row of format {format}: {e!r}') from e
-        if facts.get('learned') == 'last': messages = _learned(messages[:-1], False) + messages[-1:]
+        try:
+            messages = read(d)
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise AgentkitError(f'{path} line {i} is not a row of format {format}: {e!r}') from e
+        if facts.get('learned') == 'last':
+            messages = _learned(messages[:-1], False) + messages[-1:]
         rows.append(dict(messages=messages, **({'provenance': facts['provenance'][i - 1]} if facts else {})))
-    if not rows: raise AgentkitError(f'{path}: no rows (missing or empty file)')
+    if not rows:
+        raise AgentkitError(f'{path}: no rows (missing or empty file)')
     return rows
 
 # %% ../notebooks/07_datasets.ipynb #a58aaab0
 def mask_turns(
-    row: dict, # an episode row
-    scores: list, # a score or a rating for each learned message, in order; None: nobody could judge it, and it is not learned
-    threshold: float = 1., # the least that is learned; boundary included
+    row: dict,  # an episode row
+    scores: list,  # a score or a rating for each learned message, in order; None: not judged, and not learned
+    threshold: float = 1.0,  # the least that is learned; boundary included
 ) -> dict:
     "The row with the loss on the messages that pass."
     at = [i for i, m in enumerate(row['messages']) if m['role'] == 'assistant' and m.get('loss', True)]
-    if len(at) != len(scores): raise AgentkitError(f'{len(scores)} scores for {len(at)} learned messages: one each, in order')
+    if len(at) != len(scores):
+        raise AgentkitError(f'{len(scores)} scores for {len(at)} learned messages: one each, in order')
     good = dict(zip(at, (passes(s, threshold) for s in scores)))
     return {**row, 'messages': [{**m, 'loss': good[i]} if i in good else m for i, m in enumerate(row['messages'])]}
 
@@ -301,80 +472,120 @@ def mask_turns(
 def task_of(row: dict) -> str:
     "What all relatives of a row have in common: the task, or else what was asked first."
     p = row.get('provenance', {})
-    if p.get('task'): return f'{p.get("env", "")}/{p["task"]}'
+    if p.get('task'):
+        return f'{p.get("env", "")}/{p["task"]}'
     return digest(next((m['content'] for m in row['messages'] if m['role'] == 'user'), ''))
+
 
 def split_by_task(
     rows: list[dict],
-    share: float = .1, # of the tasks, for validation; at least one
+    share: float = 0.1,  # of the tasks, for validation; at least one
     seed: int = 0,
 ) -> tuple[list[dict], list[dict]]:
     "Rows for training and for validation, without a task on both sides."
     tasks = sorted({task_of(r) for r in rows}, key=lambda t: digest(seed, t))
-    if not 0 < share < 1: raise AgentkitError(f'share is {share}: a part between 0 and 1')
-    if len(tasks) < 2: raise AgentkitError(f'{len(rows)} rows of {len(tasks)} task cannot be split: two tasks at least')
-    held = set(tasks[:min(len(tasks) - 1, max(1, round(share * len(tasks))))])
+    if not 0 < share < 1:
+        raise AgentkitError(f'share is {share}: a part between 0 and 1')
+    if len(tasks) < 2:
+        raise AgentkitError(f'{len(rows)} rows of {len(tasks)} task cannot be split: two tasks at least')
+    held = set(tasks[: min(len(tasks) - 1, max(1, round(share * len(tasks))))])
     return [r for r in rows if task_of(r) not in held], [r for r in rows if task_of(r) in held]
 
-def check_split(**splits: list[dict]): # name → rows
+
+def check_split(**splits: list[dict]):  # name → rows
     "Raise when a task is in two splits."
     seen = {}
     for name, rows in splits.items():
         for t in {task_of(r) for r in rows}:
-            if seen.setdefault(t, name) != name: raise AgentkitError(f'task {t} is in {seen[t]} and in {name}: split with `split_by_task`')
+            if seen.setdefault(t, name) != name:
+                raise AgentkitError(f'task {t} is in {seen[t]} and in {name}: split with `split_by_task`')
 
 # %% ../notebooks/07_datasets.ipynb #f2962f77
 def preference(
-    better: dict, # a row
-    worse: dict, # another, that begins in the same way
+    better: dict,  # a row
+    worse: dict,  # another, that begins in the same way
 ) -> dict | None:
-    "What both share as `prompt`, and the first answers that differ as `chosen` and `rejected`; None when they do not part at an answer."
+    "What both share as `prompt`, and the answers that differ as `chosen` and `rejected`; None if they never part so."
     a, b = _plain(better['messages']), _plain(worse['messages'])
     i = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), None)
-    if i is None or {a[i]['role'], b[i]['role']} != {'assistant'}: return None
-    return dict(prompt=a[:i], chosen=[a[i]], rejected=[b[i]], provenance=dict(chosen=better.get('provenance', {}), rejected=worse.get('provenance', {})))
+    if i is None or {a[i]['role'], b[i]['role']} != {'assistant'}:
+        return None
+    return dict(
+        prompt=a[:i],
+        chosen=[a[i]],
+        rejected=[b[i]],
+        provenance=dict(chosen=better.get('provenance', {}), rejected=worse.get('provenance', {})),
+    )
+
 
 def judged_pair(
-    a: dict, # a row
-    b: dict, # another of the same task
-    score: float | None, # of a pairwise judge: 1 when the first is better, 0 when the second is
+    a: dict,  # a row
+    b: dict,  # another of the same task
+    score: float | None,  # of a pairwise judge: 1 when the first is better, 0 when the second is
 ) -> dict | None:
-    "The pair that a judge's comparison gives; None for a tie, for what it could not judge, and where the two do not part at an answer."
+    "The pair that a judge's comparison gives; None for a tie, an unjudged pair, or where the two do not part."
     return preference(a, b) if score == 1 else preference(b, a) if score == 0 else None
 
 # %% ../notebooks/07_datasets.ipynb #ad0213f4
 def preference_pairs(
-    rows: list[dict], # of several episodes a task, won and lost
-    by: str = 'score', # what in the provenance says which is better
-    margin: float = 0., # how much better, more than this
+    rows: list[dict],  # of several episodes a task, won and lost
+    by: str = 'score',  # what in the provenance says which is better
+    margin: float = 0.0,  # how much better, more than this
 ) -> list[dict]:
     "For each row the better one of its task that goes with it longest; each pair of answers once."
     tasks, out = defaultdict(list), {}
     for r in rows:
-        if r.get('provenance', {}).get(by) is not None: tasks[task_of(r)].append(r)
+        if r.get('provenance', {}).get(by) is not None:
+            tasks[task_of(r)].append(r)
     for members in tasks.values():
         for worse in members:
             pairs = [preference(r, worse) for r in members if r['provenance'][by] - worse['provenance'][by] > margin]
             pair = max(filter(None, pairs), key=lambda p: len(p['prompt']), default=None)
-            if pair: out.setdefault(digest(pair['prompt'], pair['chosen'], pair['rejected']), pair)
+            if pair:
+                out.setdefault(digest(pair['prompt'], pair['chosen'], pair['rejected']), pair)
     return list(out.values())
 
+
 def correction_pairs(
-    rows: list[dict], # with messages that have `instead`
+    rows: list[dict],  # with messages that have `instead`
 ) -> list[dict]:
     "What the teacher would have done against what was done."
-    return [dict(prompt=_plain(r['messages'][:i]), chosen=[dict(role='assistant', content=m['instead'])], rejected=_plain([m]), provenance=r.get('provenance', {}))
-            for r in rows for i, m in enumerate(r['messages']) if m.get('instead', m['content']) != m['content']]
+    return [
+        dict(
+            prompt=_plain(r['messages'][:i]),
+            chosen=[dict(role='assistant', content=m['instead'])],
+            rejected=_plain([m]),
+            provenance=r.get('provenance', {}),
+        )
+        for r in rows
+        for i, m in enumerate(r['messages'])
+        if m.get('instead', m['content']) != m['content']
+    ]
 
 # %% ../notebooks/07_datasets.ipynb #7e7525cd
-PAIR_FORMATS = { # name → write a pair, read it
-    'trl': (lambda p: {k: p[k] for k in ('prompt', 'chosen', 'rejected')}, lambda d: {k: _plain(d[k]) for k in ('prompt', 'chosen', 'rejected')}),
-    'openai': (lambda p: dict(input=dict(messages=p['prompt']), preferred_output=p['chosen'], non_preferred_output=p['rejected']),
-               lambda d: dict(prompt=_plain(d['input']['messages']), chosen=_plain(d['preferred_output']), rejected=_plain(d['non_preferred_output'])))}
+PAIR_FORMATS = {  # name → write a pair, read it
+    'trl': (
+        lambda p: {k: p[k] for k in ('prompt', 'chosen', 'rejected')},
+        lambda d: {k: _plain(d[k]) for k in ('prompt', 'chosen', 'rejected')},
+    ),
+    'openai': (
+        lambda p: dict(
+            input=dict(messages=p['prompt']), preferred_output=p['chosen'], non_preferred_output=p['rejected']
+        ),
+        lambda d: dict(
+            prompt=_plain(d['input']['messages']),
+            chosen=_plain(d['preferred_output']),
+            rejected=_plain(d['non_preferred_output']),
+        ),
+    ),
+}
+
 
 def _pair_format(name):
-    if name not in PAIR_FORMATS: raise AgentkitError(f'unknown format of pairs {name!r}; known: {", ".join(PAIR_FORMATS)}')
+    if name not in PAIR_FORMATS:
+        raise AgentkitError(f'unknown format of pairs {name!r}; known: {", ".join(PAIR_FORMATS)}')
     return PAIR_FORMATS[name]
+
 
 def export_pairs(pairs: list[dict], path, format: str = 'trl') -> dict:
     "Write pairs as JSON lines, with their facts in a file beside them."
@@ -384,94 +595,184 @@ def export_pairs(pairs: list[dict], path, format: str = 'trl') -> dict:
     write_json(f'{path}.json', {**facts, 'provenance': [p.get('provenance', {}) for p in pairs]})
     return facts
 
+
 def load_pairs(path, format: str = 'trl') -> list[dict]:
     "The pairs in a file; what is none is named with its line."
     (_, read), facts, out = _pair_format(format), _facts(path), []
     for i, d in enumerate(Journal(path).rows(), 1):
-        try: out.append({**read(d), 'provenance': facts['provenance'][i - 1] if facts else {}})
-        except (KeyError, TypeError, AttributeError) as e: raise AgentkitError(f'{path} line {i} is not a pair of format {format}: {e!r}') from e
-    if not out: raise AgentkitError(f'{path}: no pairs (missing or empty file)')
+        try:
+            out.append({**read(d), 'provenance': facts['provenance'][i - 1] if facts else {}})
+        except (KeyError, TypeError, AttributeError) as e:
+            raise AgentkitError(f'{path} line {i} is not a pair of format {format}: {e!r}') from e
+    if not out:
+        raise AgentkitError(f'{path}: no pairs (missing or empty file)')
     return out
+
 
 def chosen_rows(pairs: list[dict]) -> list[dict]:
     "The better answers as rows to learn from."
-    return [dict(messages=_learned(p['prompt'], False) + _learned(p['chosen']), provenance=p.get('provenance', {})) for p in pairs]
+    return [
+        dict(messages=_learned(p['prompt'], False) + _learned(p['chosen']), provenance=p.get('provenance', {}))
+        for p in pairs
+    ]
 
 # %% ../notebooks/07_datasets.ipynb #b03ef884
-def _learned_in(rows): return sum(bool(m.get('loss', True)) + ('instead' in m) for r in rows for m in r['messages'] if m['role'] == 'assistant')
+def _learned_in(rows):
+    return sum(
+        bool(m.get('loss', True)) + ('instead' in m) for r in rows for m in r['messages'] if m['role'] == 'assistant'
+    )
+
 
 def preview(rows: list[dict], n: int = 5):
     "The first rows as a table: whose, how long, how much is learned, and how they begin and end."
     import pandas as pd
-    def short(text): return ' '.join(text.split())[:60]
+
+    def short(text):
+        return ' '.join(text.split())[:60]
+
     def line(r):
         p, m = r.get('provenance', {}), r['messages']
         asked = next((x['content'] for x in m if x['role'] == 'user'), '')
-        return dict(task=p.get('task', ''), kind=p.get('kind', ''), policy=p.get('policy', ''), score=p.get('score'), messages=len(m), learned=_learned_in([r]), asked=short(asked), answer=short(m[-1]['content']))
+        return dict(
+            task=p.get('task', ''),
+            kind=p.get('kind', ''),
+            policy=p.get('policy', ''),
+            score=p.get('score'),
+            messages=len(m),
+            learned=_learned_in([r]),
+            asked=short(asked),
+            answer=short(m[-1]['content']),
+        )
+
     return pd.DataFrame([line(r) for r in rows[:n]])
 
 # %% ../notebooks/07_datasets.ipynb #5ab446e9
 def _counted(rows, key):
     "`name: n` for what the provenance says, most first."
-    said = Counter(str(r.get('provenance', {}).get(key)) for r in rows if r.get('provenance', {}).get(key) not in (None, ''))
+    said = Counter(
+        str(r.get('provenance', {}).get(key)) for r in rows if r.get('provenance', {}).get(key) not in (None, '')
+    )
     return ', '.join(f'{k} ({n})' for k, n in said.most_common()) or 'not said'
+
 
 def _dropped(counts):
     "How many were left after each filter, a column a kind."
     kinds, left = sorted({c['kind'] for c in counts}), defaultdict(dict)
-    for c in counts: left[c['filter']][c['kind']] = c['kept']
-    return ['| left after | ' + ' | '.join(k or 'no kind' for k in kinds) + ' | all |', '|---|' + '---|' * (len(kinds) + 1),
-            *(f'| {name} | ' + ' | '.join(str(n[k]) for k in kinds) + f' | {sum(n.values())} |' for name, n in left.items())]
+    for c in counts:
+        left[c['filter']][c['kind']] = c['kept']
+    return [
+        '| left after | ' + ' | '.join(k or 'no kind' for k in kinds) + ' | all |',
+        '|---|' + '---|' * (len(kinds) + 1),
+        *(
+            f'| {name} | ' + ' | '.join(str(n[k]) for k in kinds) + f' | {sum(n.values())} |'
+            for name, n in left.items()
+        ),
+    ]
+
 
 def data_card(
     name: str,
-    splits: dict[str, list[dict]], # name → rows
-    about: str = '', # what a reader should know
-    licence: str = '', # who publishes the data says it
-    filters=None, # the `FilterReport` of what was dropped
+    splits: dict[str, list[dict]],  # name → rows
+    about: str = '',  # what a reader should know
+    licence: str = '',  # who publishes the data says it
+    filters=None,  # the `FilterReport` of what was dropped
 ) -> str:
     "The card (Markdown) of a data set, from its rows."
     rows = [r for s in splits.values() for r in s]
     kinds = sorted({r.get('provenance', {}).get('kind', '') for r in rows})
-    table = [f'| {k or "no kind"} | ' + ' | '.join(str(sum(r.get('provenance', {}).get('kind', '') == k for r in s)) for s in splits.values()) + ' |' for k in kinds]
+    table = [
+        f'| {k or "no kind"} | '
+        + ' | '.join(str(sum(r.get('provenance', {}).get('kind', '') == k for r in s)) for s in splits.values())
+        + ' |'
+        for k in kinds
+    ]
     scores = [r['provenance']['score'] for r in rows if r.get('provenance', {}).get('score') is not None]
-    facts = {'tasks': ', '.join(f'{len({task_of(r) for r in s})} in {k}' for k, s in splits.items()) + '; none is in two splits', 'learned answers': f'{_learned_in(rows):,}', 'sources': _counted(rows, 'source'),
-        'made by': _counted(rows, 'policy'), 'environments': _counted(rows, 'env'), 'judged by': _counted(rows, 'judge'), 'prompts (hash)': _counted(rows, 'prompt'),
-        'scores': f'{min(scores):g} to {max(scores):g}, of {len(scores)} rows' if scores else 'not said', 'digest': digest(splits, n=32), 'licence': licence or 'not stated; whoever publishes this data states it here'}
+    facts = {
+        'tasks': ', '.join(f'{len({task_of(r) for r in s})} in {k}' for k, s in splits.items())
+        + '; none is in two splits',
+        'learned answers': f'{_learned_in(rows):,}',
+        'sources': _counted(rows, 'source'),
+        'made by': _counted(rows, 'policy'),
+        'environments': _counted(rows, 'env'),
+        'judged by': _counted(rows, 'judge'),
+        'prompts (hash)': _counted(rows, 'prompt'),
+        'scores': f'{min(scores):g} to {max(scores):g}, of {len(scores)} rows' if scores else 'not said',
+        'digest': digest(splits, n=32),
+        'licence': licence or 'not stated; whoever publishes this data states it here',
+    }
     dropped = ['', '## What was dropped', '', str(filters), '', *_dropped(filters.counts)] if filters else []
-    use = ['', '## Use', '', '```python', 'from datasets import load_from_disk', "data = load_from_disk('this folder') # agentkit.datasets.load_dataset also checks the digest", '```']
-    return '\n'.join([f'# {name}', *(['', about] if about else []), '', *(f'- **{k}**: {v}' for k, v in facts.items()), '', '| kind | ' + ' | '.join(splits) + ' |', '|---|' + '---|' * len(splits), *table, *dropped, *use]) + '\n'
+    use = [
+        '',
+        '## Use',
+        '',
+        '```python',
+        'from datasets import load_from_disk',
+        "data = load_from_disk('this folder') # agentkit.datasets.load_dataset also checks the digest",
+        '```',
+    ]
+    return (
+        '\n'.join(
+            [
+                f'# {name}',
+                *(['', about] if about else []),
+                '',
+                *(f'- **{k}**: {v}' for k, v in facts.items()),
+                '',
+                '| kind | ' + ' | '.join(splits) + ' |',
+                '|---|' + '---|' * len(splits),
+                *table,
+                *dropped,
+                *use,
+            ]
+        )
+        + '\n'
+    )
 
 # %% ../notebooks/07_datasets.ipynb #6813b26c
 def _columns():
     "The columns on disk: provenance is JSON, because rows from different places say different things."
     hf = need('datasets', 'hub')
     text = hf.Value('string')
-    return hf.Features(dict(messages=[dict(role=text, content=text, loss=hf.Value('bool'), instead=text)], provenance=text))
+    return hf.Features(
+        dict(messages=[dict(role=text, content=text, loss=hf.Value('bool'), instead=text)], provenance=text)
+    )
+
 
 def _on_disk(row):
     keys = ('role', 'content', 'loss', 'instead')
-    unknown = sorted({k for m in row['messages'] for k in m if k not in keys} | {k for k in row if k not in ('messages', 'provenance')})
-    if unknown: raise AgentkitError(f'a row has {unknown[0]!r}, which would be lost on disk: put it into its provenance')
-    return dict(messages=[{k: m.get(k) for k in keys} for m in row['messages']], provenance=json.dumps(row.get('provenance', {}), sort_keys=True))
+    unknown = sorted(
+        {k for m in row['messages'] for k in m if k not in keys}
+        | {k for k in row if k not in ('messages', 'provenance')}
+    )
+    if unknown:
+        raise AgentkitError(f'a row has {unknown[0]!r}, which would be lost on disk: put it into its provenance')
+    return dict(
+        messages=[{k: m.get(k) for k in keys} for m in row['messages']],
+        provenance=json.dumps(row.get('provenance', {}), sort_keys=True),
+    )
+
 
 def save_dataset(
-    folder, # must not exist
-    splits: dict[str, list[dict]], # e.g. {"train": rows, "validation": rows}
-    **card, # for `data_card`: name, about, licence, filters
+    folder,  # must not exist
+    splits: dict[str, list[dict]],  # e.g. {"train": rows, "validation": rows}
+    **card,  # for `data_card`: name, about, licence, filters
 ) -> Path:
     "Write the rows as a Hugging Face data set on disk with its card, whole or not at all."
     hf, folder = need('datasets', 'hub'), Path(folder)
-    if folder.exists(): raise AgentkitError(f'{folder} exists: a data set is not written over; choose another folder or delete it')
+    if folder.exists():
+        raise AgentkitError(f'{folder} exists: a data set is not written over; choose another folder or delete it')
     empty = [k for k, rows in splits.items() if not rows] or ([] if splits else ['every split'])
-    if empty: raise AgentkitError(f'no rows in {empty[0]}: nothing to write')
+    if empty:
+        raise AgentkitError(f'no rows in {empty[0]}: nothing to write')
     check_split(**splits)
     part = folder.with_name(f'.{folder.name}.part')
     shutil.rmtree(part, ignore_errors=True)
     hf.disable_progress_bars()
-    hf.DatasetDict({k: hf.Dataset.from_list([_on_disk(r) for r in rows], features=_columns()) for k, rows in splits.items()}).save_to_disk(part)
-    write_text(part/'README.md', data_card(**{'name': folder.name, **card}, splits=splits))
-    write_json(part/'digest.json', {k: digest(rows, n=32) for k, rows in splits.items()})
+    hf.DatasetDict(
+        {k: hf.Dataset.from_list([_on_disk(r) for r in rows], features=_columns()) for k, rows in splits.items()}
+    ).save_to_disk(part)
+    write_text(part / 'README.md', data_card(**{'name': folder.name, **card}, splits=splits))
+    write_json(part / 'digest.json', {k: digest(rows, n=32) for k, rows in splits.items()})
     os.replace(part, folder)
     return folder
 
@@ -479,11 +780,17 @@ def save_dataset(
 def load_dataset(folder) -> dict[str, list[dict]]:
     "The rows of each split; data that was changed since it was written is refused."
     hf, folder = need('datasets', 'hub'), Path(folder)
-    if not (folder/'digest.json').is_file(): raise AgentkitError(f'{folder} is not a data set written by `save_dataset`')
+    if not (folder / 'digest.json').is_file():
+        raise AgentkitError(f'{folder} is not a data set written by `save_dataset`')
     told = {k: [_from_disk(d) for d in rows] for k, rows in hf.load_from_disk(str(folder)).items()}
-    for k, expected in read_json(folder/'digest.json').items():
-        if digest(told.get(k), n=32) != expected: raise AgentkitError(f'{folder}: the rows of {k} are not those that were written')
+    for k, expected in read_json(folder / 'digest.json').items():
+        if digest(told.get(k), n=32) != expected:
+            raise AgentkitError(f'{folder}: the rows of {k} are not those that were written')
     return told
 
+
 def _from_disk(d):
-    return dict(messages=[{k: v for k, v in m.items() if v is not None} for m in d['messages']], provenance=json.loads(d['provenance']))
+    return dict(
+        messages=[{k: v for k, v in m.items() if v is not None} for m in d['messages']],
+        provenance=json.loads(d['provenance']),
+    )

@@ -15,67 +15,103 @@ from .core import AgentkitError, path_of
 from .evals import over_seeds
 
 # %% ../notebooks/15_plots.ipynb #2f54b3d6
-KIND_NAMES = dict(pick_and_place_simple='pick & place', look_at_obj_in_light='look in light', pick_clean_then_place_in_recep='clean & place',
-    pick_heat_then_place_in_recep='heat & place', pick_cool_then_place_in_recep='cool & place', pick_two_obj_and_place='pick two')
-BOUNDS = dict(expert='#029e73', random='#949494') # the two programs every student is seen against
+KIND_NAMES = dict(
+    pick_and_place_simple='pick & place',
+    look_at_obj_in_light='look in light',
+    pick_clean_then_place_in_recep='clean & place',
+    pick_heat_then_place_in_recep='heat & place',
+    pick_cool_then_place_in_recep='cool & place',
+    pick_two_obj_and_place='pick two',
+)
+BOUNDS = dict(expert='#029e73', random='#949494')  # the two programs every student is seen against
 BEFORE, AFTER = '#de8f05', '#0173b2'
+
 
 def _figure(width=6.4, height=3.6):
     import matplotlib.pyplot as plt
     import seaborn as sns
-    sns.set_theme(style='whitegrid', font_scale=.85)
+
+    sns.set_theme(style='whitegrid', font_scale=0.85)
     figure, axes = plt.subplots(figsize=(width, height), layout='constrained')
-    plt.close(figure) # shown by the caller, once
+    plt.close(figure)  # shown by the caller, once
     return figure, axes
+
 
 def _rate_axis(axes, side='y'):
     from matplotlib.ticker import PercentFormatter
-    axes.set(**{f'{side}lim': (-.02, 1.05), f'{side}label': 'success rate'})
+
+    axes.set(**{f'{side}lim': (-0.02, 1.05), f'{side}label': 'success rate'})
     getattr(axes, f'{side}axis').set_major_formatter(PercentFormatter(1))
 
-def _errors(t): return [(t['success'] - t['ci_low']).clip(lower=0), (t['ci_high'] - t['success']).clip(lower=0)]
+
+def _errors(t):
+    return [(t['success'] - t['ci_low']).clip(lower=0), (t['ci_high'] - t['success']).clip(lower=0)]
+
 
 def students(summary: pd.DataFrame) -> pd.DataFrame:
     "The rows of trained students, before and after."
     return summary[(summary['status'] == 'ok') & ~summary['student'].isin(list(BOUNDS))]
 
+
 def _bounds(axes, summary):
     for name, colour in BOUNDS.items():
         rows = summary[(summary['student'] == name) & (summary['status'] == 'ok')]
-        if len(rows): axes.axhline(rows['success'].iloc[0], color=colour, linestyle='--', linewidth=1.2, label=f'{name} ({rows["success"].iloc[0]:.0%})')
+        if len(rows):
+            axes.axhline(
+                rows['success'].iloc[0],
+                color=colour,
+                linestyle='--',
+                linewidth=1.2,
+                label=f'{name} ({rows["success"].iloc[0]:.0%})',
+            )
 
 # %% ../notebooks/15_plots.ipynb #3e35b703
 def before_after(summary: pd.DataFrame):
     "Bars with 95 % intervals: random, each student before and after training, expert."
     bars = []
-    for name in ('random', 'expert'): bars += [(name, r, BOUNDS[name]) for _, r in summary[summary['student'] == name].head(1).iterrows()]
+    for name in ('random', 'expert'):
+        bars += [(name, r, BOUNDS[name]) for _, r in summary[summary['student'] == name].head(1).iterrows()]
     trained = students(summary)
     for (student, tasks), g in trained[trained['seed'] == trained['seed'].min()].groupby(['student', 'tasks']):
-        bars += [(f'{student}\n{tasks} tasks\n{r["phase"]}', r, AFTER if r['phase'] == 'after' else BEFORE) for _, r in g.sort_values('phase', ascending=False).iterrows()]
-    if not bars: raise AgentkitError('no finished run in the summary: nothing to draw')
-    order = [b for b in bars if b[0] == 'random'] + [b for b in bars if b[0] not in BOUNDS] + [b for b in bars if b[0] == 'expert']
-    figure, axes = _figure(width=1.2 + .95 * len(order))
+        bars += [
+            (f'{student}\n{tasks} tasks\n{r["phase"]}', r, AFTER if r['phase'] == 'after' else BEFORE)
+            for _, r in g.sort_values('phase', ascending=False).iterrows()
+        ]
+    if not bars:
+        raise AgentkitError('no finished run in the summary: nothing to draw')
+    order = (
+        [b for b in bars if b[0] == 'random']
+        + [b for b in bars if b[0] not in BOUNDS]
+        + [b for b in bars if b[0] == 'expert']
+    )
+    figure, axes = _figure(width=1.2 + 0.95 * len(order))
     table = pd.DataFrame([b[1] for b in order])
-    axes.bar(range(len(order)), table['success'], color=[b[2] for b in order], yerr=_errors(table), capsize=3, width=.65)
-    for i, r in enumerate(table.itertuples()): axes.text(i, min(r.ci_high + .015, 1.02), f'{r.wins}/{r.n}', ha='center', va='bottom', fontsize=7)
+    axes.bar(
+        range(len(order)), table['success'], color=[b[2] for b in order], yerr=_errors(table), capsize=3, width=0.65
+    )
+    for i, r in enumerate(table.itertuples()):
+        axes.text(i, min(r.ci_high + 0.015, 1.02), f'{r.wins}/{r.n}', ha='center', va='bottom', fontsize=7)
     axes.set_xticks(range(len(order)), [b[0] for b in order], fontsize=8)
     _rate_axis(axes)
-    axes.set_ylim(-.02, 1.14)
+    axes.set_ylim(-0.02, 1.14)
     return figure
 
 # %% ../notebooks/15_plots.ipynb #186c5c7c
 def learning_curve(summary: pd.DataFrame):
-    "Success after training over the number of tasks, a line a student, intervals, and the two bounds. Seeds are drawn as points."
+    "Success after training over the number of tasks: a line a student, intervals, seeds as points, the two bounds."
     trained = students(summary)
     after, before = trained[trained['phase'] == 'after'], trained[trained['phase'] == 'before']
-    if after.empty: raise AgentkitError('no trained student in the summary: nothing to draw')
+    if after.empty:
+        raise AgentkitError('no trained student in the summary: nothing to draw')
     figure, axes = _figure()
     _bounds(axes, summary)
     for i, (student, g) in enumerate(after.groupby('student')):
         start = before[before['student'] == student].assign(tasks=0)
         curve = pd.concat([start, g]).groupby('tasks')[['success', 'ci_low', 'ci_high']].mean().reset_index()
-        axes.errorbar(curve['tasks'], curve['success'], yerr=_errors(curve), marker='o', capsize=3, color=f'C{i}', label=student)
-        axes.plot(g['tasks'], g['success'], '.', color=f'C{i}', alpha=.5)
+        axes.errorbar(
+            curve['tasks'], curve['success'], yerr=_errors(curve), marker='o', capsize=3, color=f'C{i}', label=student
+        )
+        axes.plot(g['tasks'], g['success'], '.', color=f'C{i}', alpha=0.5)
     _rate_axis(axes)
     axes.set_xlabel('training tasks (0: the same model, untrained)')
     axes.legend(frameon=True, fontsize=8)
@@ -85,7 +121,8 @@ def learning_curve(summary: pd.DataFrame):
 def by_kind(kinds: pd.DataFrame, tasks: int | None = None):
     "Bars a kind of task for the student with the most training tasks (or with `tasks`), beside random and expert."
     trained = kinds[~kinds['student'].isin(list(BOUNDS)) & (kinds['phase'] == 'after')]
-    if trained.empty: raise AgentkitError('no trained student in the table by kind: nothing to draw')
+    if trained.empty:
+        raise AgentkitError('no trained student in the table by kind: nothing to draw')
     tasks = tasks or int(trained['tasks'].max())
     picked = trained[trained['tasks'] == tasks]
     picked = picked[picked['seed'] == picked['seed'].min()]
@@ -95,23 +132,38 @@ def by_kind(kinds: pd.DataFrame, tasks: int | None = None):
     series = [(n, g.set_index('kind'), c) for n, g, c in series if len(g)]
     order = sorted(picked['kind'].unique(), key=lambda k: (list(KIND_NAMES).index(k) if k in KIND_NAMES else 99, k))
     figure, axes = _figure(width=7.6)
-    width = .8 / len(series)
+    width = 0.8 / len(series)
     for i, (name, g, colour) in enumerate(series):
         g = g.reindex(order)
-        axes.bar([x + i * width for x in range(len(order))], g['success'], width * .92, yerr=_errors(g), capsize=2, color=colour, label=name)
-    axes.set_xticks([x + width * (len(series) - 1) / 2 for x in range(len(order))], [KIND_NAMES.get(k, k) for k in order])
+        axes.bar(
+            [x + i * width for x in range(len(order))],
+            g['success'],
+            width * 0.92,
+            yerr=_errors(g),
+            capsize=2,
+            color=colour,
+            label=name,
+        )
+    axes.set_xticks(
+        [x + width * (len(series) - 1) / 2 for x in range(len(order))], [KIND_NAMES.get(k, k) for k in order]
+    )
     _rate_axis(axes)
-    axes.legend(frameon=True, fontsize=8, ncols=len(series), loc='upper center', bbox_to_anchor=(.5, -.1))
+    axes.legend(frameon=True, fontsize=8, ncols=len(series), loc='upper center', bbox_to_anchor=(0.5, -0.1))
     return figure
 
 # %% ../notebooks/15_plots.ipynb #8218abdf
 def loss_curves(losses: pd.DataFrame):
     "Training loss over the tokens seen (logarithmic), a line a run."
-    if losses.empty: raise AgentkitError('no losses: nothing was trained')
+    if losses.empty:
+        raise AgentkitError('no losses: nothing was trained')
     figure, axes = _figure()
     for (student, tasks, seed), g in losses.groupby(['student', 'tasks', 'seed']):
         smooth = g['loss'].rolling(max(1, len(g) // 60), min_periods=1).mean()
-        axes.plot(g['tokens'] / 1e6, smooth, label=f'{student}, {tasks} tasks' + (f', seed {seed}' if losses['seed'].nunique() > 1 else ''))
+        axes.plot(
+            g['tokens'] / 1e6,
+            smooth,
+            label=f'{student}, {tasks} tasks' + (f', seed {seed}' if losses['seed'].nunique() > 1 else ''),
+        )
     axes.set(xlabel='tokens seen (millions)', ylabel='loss on actions (nats a token)', yscale='log')
     axes.legend(frameon=True, fontsize=8)
     return figure
@@ -120,52 +172,93 @@ def loss_curves(losses: pd.DataFrame):
 def show_table(summary: pd.DataFrame) -> pd.DataFrame:
     "The summary as people read it: a row a condition, rates in percent, best last."
     ok = summary[summary['status'] == 'ok'].sort_values(['success', 'student', 'tasks'], kind='stable')
-    return pd.DataFrame({'policy': ok['student'], 'training games': ok['tasks'], 'phase': ok['phase'], **_read(ok)}).reset_index(drop=True)
+    return pd.DataFrame(
+        {'policy': ok['student'], 'training games': ok['tasks'], 'phase': ok['phase'], **_read(ok)}
+    ).reset_index(drop=True)
+
 
 def _read(rows):
     "Wins, rate, interval and steps in words."
     percent = '{:.1%}'.format
-    return {'won': [f'{w:g}/{n:g}' for w, n in zip(rows['wins'], rows['n'])], 'success': rows['success'].map(percent),
-        '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(rows['ci_low'], rows['ci_high'])], 'steps': rows['steps'].map('{:.1f}'.format)}
+    return {
+        'won': [f'{w:g}/{n:g}' for w, n in zip(rows['wins'], rows['n'])],
+        'success': rows['success'].map(percent),
+        '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(rows['ci_low'], rows['ci_high'])],
+        'steps': rows['steps'].map('{:.1f}'.format),
+    }
 
 # %% ../notebooks/15_plots.ipynb #a15d1e76
 def efficiency_curves(
-    summary: pd.DataFrame, # of the study: a row a run, with student, base_games (if it was varied), method, tasks, seed, lost
+    summary: pd.DataFrame,  # a row a run: student, base_games (if it was varied), method, tasks, seed, lost
 ) -> pd.DataFrame:
     "A row a line and number of games: mean over seeds with its interval (see `evals.over_seeds`)."
     done = summary[summary['status'] == 'ok']
-    if done.empty: raise AgentkitError('no finished run in the summary')
+    if done.empty:
+        raise AgentkitError('no finished run in the summary')
     base = done['base_games'].fillna(0) if 'base_games' in done else pd.Series(0, index=done.index)
-    names = [s if not t and s in PROGRAMS else ', '.join(p for p in (s, f'after {b:g} built games' if b else '', METHOD_NAMES.get(m, m) if t else '') if p)
-             for s, b, m, t in zip(done['student'].fillna('nano'), base, done['method'].fillna('demos'), done['tasks'])]
+    names = [
+        s
+        if not t and s in PROGRAMS
+        else ', '.join(
+            p for p in (s, f'after {b:g} built games' if b else '', METHOD_NAMES.get(m, m) if t else '') if p
+        )
+        for s, b, m, t in zip(done['student'].fillna('nano'), base, done['method'].fillna('demos'), done['tasks'])
+    ]
     return over_seeds(done.assign(name=names), ['name', 'tasks'])
+
 
 def show_curves(curves: pd.DataFrame) -> pd.DataFrame:
     "The curves as people read them."
     percent = '{:.1%}'.format
-    return pd.DataFrame({'policy': curves['name'], 'training games': curves['tasks'], 'success': curves['success'].map(percent), '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(curves['ci_low'], curves['ci_high'])],
-        'seeds': curves['seeds'], 'worst – best': [f'{percent(w)} – {percent(b)}' for w, b in zip(curves['worst'], curves['best'])], 'games': curves['n']})
+    return pd.DataFrame(
+        {
+            'policy': curves['name'],
+            'training games': curves['tasks'],
+            'success': curves['success'].map(percent),
+            '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(curves['ci_low'], curves['ci_high'])],
+            'seeds': curves['seeds'],
+            'worst – best': [f'{percent(w)} – {percent(b)}' for w, b in zip(curves['worst'], curves['best'])],
+            'games': curves['n'],
+        }
+    )
+
 
 PROGRAMS = ('expert', 'random', 'random-reader')
-METHOD_NAMES = dict(demos='demonstrations', dagger='with DAgger', explore='with exploration', rejection='with its own wins')
+METHOD_NAMES = dict(
+    demos='demonstrations', dagger='with DAgger', explore='with exploration', rejection='with its own wins'
+)
+
 
 def data_efficiency(
-    curves: pd.DataFrame, # name, tasks, success, ci_low, ci_high, worst, best: from `evals.over_seeds`
-    published: pd.DataFrame | None = None, # name, tasks, success
-    aims: dict | None = None, # tasks → success
+    curves: pd.DataFrame,  # name, tasks, success, ci_low, ci_high, worst, best: from `evals.over_seeds`
+    published: pd.DataFrame | None = None,  # name, tasks, success
+    aims: dict | None = None,  # tasks → success
 ):
     "Success over the number of training games, a line a name, with intervals; published figures as crosses."
-    if curves.empty: raise AgentkitError('no finished run in the table: nothing to draw')
+    if curves.empty:
+        raise AgentkitError('no finished run in the table: nothing to draw')
     figure, axes = _figure(7.6, 4.4)
     for i, (name, g) in enumerate(curves[curves['tasks'] > 0].groupby('name', sort=False)):
         g = g.sort_values('tasks')
-        axes.errorbar(g['tasks'], g['success'], yerr=_errors(g), marker='o', markersize=4, capsize=3, color=f'C{i}', label=name)
-        axes.fill_between(g['tasks'], g['worst'], g['best'], color=f'C{i}', alpha=.15, linewidth=0)
-    for r in curves[curves['tasks'] == 0].itertuples(): axes.axhline(r.success, color=BOUNDS.get(r.name, '#555555'), linestyle='--', linewidth=1.1, label=f'{r.name} ({r.success:.0%})')
-    for tasks, rate in (aims or {}).items(): axes.plot(tasks, rate, marker='_', color='black', markersize=14, markeredgewidth=2)
+        axes.errorbar(
+            g['tasks'], g['success'], yerr=_errors(g), marker='o', markersize=4, capsize=3, color=f'C{i}', label=name
+        )
+        axes.fill_between(g['tasks'], g['worst'], g['best'], color=f'C{i}', alpha=0.15, linewidth=0)
+    for r in curves[curves['tasks'] == 0].itertuples():
+        axes.axhline(
+            r.success,
+            color=BOUNDS.get(r.name, '#555555'),
+            linestyle='--',
+            linewidth=1.1,
+            label=f'{r.name} ({r.success:.0%})',
+        )
+    for tasks, rate in (aims or {}).items():
+        axes.plot(tasks, rate, marker='_', color='black', markersize=14, markeredgewidth=2)
     for r in (published if published is not None else curves.head(0)).itertuples():
         axes.plot(r.tasks, r.success, 'x', color='#b40426', markersize=5)
-        axes.annotate(r.name, (r.tasks, r.success), textcoords='offset points', xytext=(5, -3), fontsize=6.5, color='#b40426')
+        axes.annotate(
+            r.name, (r.tasks, r.success), textcoords='offset points', xytext=(5, -3), fontsize=6.5, color='#b40426'
+        )
     axes.set_xscale('log')
     ticks = sorted({*curves.loc[curves['tasks'] > 0, 'tasks']})
     axes.set_xticks(ticks, [f'{t:,}' for t in ticks])
@@ -181,54 +274,82 @@ def _label(r, by):
     first, *rest = (str(r[c]) for c in by if pd.notna(r[c]) and str(r[c]))
     return ', '.join([first.split('@')[0].removeprefix('local/'), *rest])
 
+
 def rate_bars(
-    summary: pd.DataFrame, # a row a condition: success, ci_low, ci_high, wins, n
-    by: list[str], # the columns that name a condition; the first is a policy
+    summary: pd.DataFrame,  # a row a condition: success, ci_low, ci_high, wins, n
+    by: list[str],  # the columns that name a condition; the first is a policy
 ):
     "A lying bar a condition with its 95 % interval, best on top."
     rows = summary[summary['status'] == 'ok'].sort_values('success', kind='stable')
-    if rows.empty: raise AgentkitError('no finished run in the summary: nothing to draw')
-    figure, axes = _figure(height=1 + .34 * len(rows))
+    if rows.empty:
+        raise AgentkitError('no finished run in the summary: nothing to draw')
+    figure, axes = _figure(height=1 + 0.34 * len(rows))
     colours = [BOUNDS.get(str(r[by[0]]).removesuffix('-reader'), AFTER) for _, r in rows.iterrows()]
-    axes.barh(range(len(rows)), rows['success'], color=colours, xerr=_errors(rows), capsize=2, height=.65)
-    for i, r in enumerate(rows.itertuples()): axes.text(r.ci_high + .015, i, f'{r.wins:g}/{r.n:g}', va='center', fontsize=7)
+    axes.barh(range(len(rows)), rows['success'], color=colours, xerr=_errors(rows), capsize=2, height=0.65)
+    for i, r in enumerate(rows.itertuples()):
+        axes.text(r.ci_high + 0.015, i, f'{r.wins:g}/{r.n:g}', va='center', fontsize=7)
     axes.set_yticks(range(len(rows)), [_label(r, by) for _, r in rows.iterrows()], fontsize=8)
     _rate_axis(axes, 'x')
     axes.set_xlim(0, 1.12)
     return figure
 
+
 def show_rates(
-    summary: pd.DataFrame, # a row a condition
-    by: list[str], # the columns that name a condition
+    summary: pd.DataFrame,  # a row a condition
+    by: list[str],  # the columns that name a condition
 ) -> pd.DataFrame:
     "The conditions as people read them, best first, with what a success cost."
     ok = summary[summary['status'] == 'ok'].sort_values('success', ascending=False, kind='stable')
     known = lambda form: lambda x: form.format(x) if pd.notna(x) else '–'
     out = pd.DataFrame({c: ok[c].fillna('') for c in by} | _read(ok))
-    for column, name, form in (('tokens_per_success', 'tokens a success', '{:,.0f}'), ('dollars_per_success', '$ a success', '{:.4f}')):
-        if column in ok: out[name] = ok[column].map(known(form))
+    for column, name, form in (
+        ('tokens_per_success', 'tokens a success', '{:,.0f}'),
+        ('dollars_per_success', '$ a success', '{:.4f}'),
+    ):
+        if column in ok:
+            out[name] = ok[column].map(known(form))
     return out.reset_index(drop=True)
 
 # %% ../notebooks/15_plots.ipynb #3ddceca2
 def show_bits(
-    summary: pd.DataFrame, # a row a type: stored, wins, n, success, ci_low, ci_high, bytes, tensors
-    timings: pd.DataFrame, # a row a type: stored, reading, writing (tokens a second), episode_seconds
+    summary: pd.DataFrame,  # a row a type: stored, wins, n, success, ci_low, ci_high, bytes, tensors
+    timings: pd.DataFrame,  # a row a type: stored, reading, writing (tokens a second), episode_seconds
 ) -> pd.DataFrame:
     "Success, size and speed of each type, as people read them."
     ok = summary[summary['status'] == 'ok']
-    if ok.empty: raise AgentkitError('no finished run in the summary: nothing to show')
+    if ok.empty:
+        raise AgentkitError('no finished run in the summary: nothing to show')
     t, percent = ok.merge(timings[['run', 'reading', 'writing', 'episode_seconds']], on='run'), '{:.1%}'.format
-    return pd.DataFrame({'won': [f'{w}/{n}' for w, n in zip(t['wins'], t['n'])], 'success': t['success'].map(percent), '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(t['ci_low'], t['ci_high'])],
-        'steps': t['steps'].round(1), 'bytes': t['bytes'], 'tokens/s read': t['reading'], 'tokens/s written': t['writing'], 'seconds an episode': t['episode_seconds'], 'tensors': t['tensors']}).set_index(t['stored'])
+    return pd.DataFrame(
+        {
+            'won': [f'{w}/{n}' for w, n in zip(t['wins'], t['n'])],
+            'success': t['success'].map(percent),
+            '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(t['ci_low'], t['ci_high'])],
+            'steps': t['steps'].round(1),
+            'bytes': t['bytes'],
+            'tokens/s read': t['reading'],
+            'tokens/s written': t['writing'],
+            'seconds an episode': t['episode_seconds'],
+            'tensors': t['tensors'],
+        }
+    ).set_index(t['stored'])
+
 
 def fewer_bits(summary: pd.DataFrame, timings: pd.DataFrame):
     "Success with its interval over the size of the file, a point a type, labelled with the speed."
     ok = summary[summary['status'] == 'ok'].merge(timings[['run', 'reading', 'writing']], on='run')
-    if ok.empty: raise AgentkitError('no finished run in the summary: nothing to draw')
+    if ok.empty:
+        raise AgentkitError('no finished run in the summary: nothing to draw')
     figure, axes = _figure(6.4, 3.4)
     for i, (r, low, high) in enumerate(zip(ok.itertuples(), *_errors(ok))):
         axes.errorbar(r.bytes / 1e6, r.success, yerr=[[low], [high]], marker='o', capsize=4, color=f'C{i}')
-        axes.annotate(f'{r.stored}\nreads {r.reading:,}/s\nwrites {r.writing:,}/s', (r.bytes / 1e6, r.success), textcoords='offset points', xytext=(7, -32), fontsize=7.5)
+        axes.annotate(
+            f'{r.stored}\nreads {r.reading:,}/s\nwrites {r.writing:,}/s',
+            (r.bytes / 1e6, r.success),
+            textcoords='offset points',
+            xytext=(7, -32),
+            fontsize=7.5,
+        )
     _rate_axis(axes)
     axes.set(xlim=(0, ok['bytes'].max() / 1e6 * 1.25), xlabel='megabytes (the labels: tokens a second)')
     return figure
@@ -236,11 +357,12 @@ def fewer_bits(summary: pd.DataFrame, timings: pd.DataFrame):
 # %% ../notebooks/15_plots.ipynb #60d07aca
 def save_figure(
     figure,
-    experiment: str, # the folder below results/ that the numbers come from
-    what: str, # a short name, e.g. "learning_curve"
+    experiment: str,  # the folder below results/ that the numbers come from
+    what: str,  # a short name, e.g. "learning_curve"
 ) -> list[Path]:
     "Write `figures/<experiment>__<what>.svg` and `.png`; the same data gives the same bytes."
     import matplotlib
+
     paths = [path_of('figures', f'{experiment}__{what}.{kind}') for kind in ('svg', 'png')]
     with matplotlib.rc_context({'svg.hashsalt': 'agentkit', 'svg.fonttype': 'none'}):
         figure.savefig(paths[0], metadata={'Date': None})
@@ -248,18 +370,20 @@ def save_figure(
     return paths
 
 # %% ../notebooks/15_plots.ipynb #999d6786
-def filter_funnel(table: pd.DataFrame): # a row a filter, beginning with "collected"; a column a kind, and "all"
+def filter_funnel(table: pd.DataFrame):  # a row a filter, beginning with "collected"; a column a kind, and "all"
     "A lying bar for each filter: how many records of which kind are left."
-    if table.empty or not table['all'].iloc[0]: raise AgentkitError('no records in the table: nothing to draw')
+    if table.empty or not table['all'].iloc[0]:
+        raise AgentkitError('no records in the table: nothing to draw')
     import seaborn as sns
+
     kinds, left = table.drop(columns='all'), table['all']
-    figure, axes = _figure(7.2, 1.3 + .42 * len(table))
+    figure, axes = _figure(7.2, 1.3 + 0.42 * len(table))
     start = left * 0
     for kind, colour in zip(kinds, sns.color_palette('colorblind', kinds.shape[1])):
-        axes.barh(table.index, kinds[kind], left=start, color=colour, height=.68, label=KIND_NAMES.get(kind, kind))
+        axes.barh(table.index, kinds[kind], left=start, color=colour, height=0.68, label=KIND_NAMES.get(kind, kind))
         start = start + kinds[kind]
     for i, (n, gone) in enumerate(zip(left, left.shift(fill_value=left.iloc[0]) - left)):
-        axes.text(n + left.iloc[0] * .012, i, f'{n:,}' + (f'  (−{gone:,})' if gone else ''), va='center', fontsize=7.5)
+        axes.text(n + left.iloc[0] * 0.012, i, f'{n:,}' + (f'  (−{gone:,})' if gone else ''), va='center', fontsize=7.5)
     axes.set(xlabel='records', xlim=(0, left.iloc[0] * 1.16))
     axes.invert_yaxis()
     axes.grid(axis='y', visible=False)
@@ -268,47 +392,92 @@ def filter_funnel(table: pd.DataFrame): # a row a filter, beginning with "collec
 
 # %% ../notebooks/15_plots.ipynb #c4819a4b
 def calibration_plot(
-    c, # a `Calibration`
+    c,  # a `Calibration`
 ):
     "The confusion table of a judge, and the share of good cases at each rating with 95 % intervals."
     import matplotlib.pyplot as plt
     import seaborn as sns
-    if c.judged.empty: raise AgentkitError(f'{c.judge} judged none of {len(c.rows)} cases: nothing to draw')
-    plt.close(_figure()[0]) # sets the style
+
+    if c.judged.empty:
+        raise AgentkitError(f'{c.judge} judged none of {len(c.rows)} cases: nothing to draw')
+    plt.close(_figure()[0])  # sets the style
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4), layout='constrained', width_ratios=(1, 1.35))
     plt.close(figure)
-    words = {True: 'good', False: 'bad'} if c.info.get('threshold') is not None else {1.: 'first', .5: 'tie', 0.: 'second'} if c.rows['consistent'].notna().any() else {}
+    words = (
+        {True: 'good', False: 'bad'}
+        if c.info.get('threshold') is not None
+        else {1.0: 'first', 0.5: 'tie', 0.0: 'second'}
+        if c.rows['consistent'].notna().any()
+        else {}
+    )
     table, scores, s = c.table.rename(index=words, columns=words), c.by_score, c.summary
     sns.heatmap(table, annot=True, fmt='d', cmap='Blues', cbar=False, square=True, linewidths=1, ax=left)
     left.set(xlabel='the judge says', ylabel='truth')
-    right.errorbar(scores['value'], scores['rate'], yerr=_errors(scores.rename(columns=dict(rate='success'))), marker='o', capsize=3, color=AFTER)
-    for r in scores.itertuples(): right.annotate(f'{r.good:g}/{r.n}', (r.value, r.rate), textcoords='offset points', xytext=(7, -9), fontsize=7)
-    right.axhline(c.judged['truth'].astype(float).mean(), color=BOUNDS['random'], linestyle='--', linewidth=1.2, label='all cases')
+    right.errorbar(
+        scores['value'],
+        scores['rate'],
+        yerr=_errors(scores.rename(columns=dict(rate='success'))),
+        marker='o',
+        capsize=3,
+        color=AFTER,
+    )
+    for r in scores.itertuples():
+        right.annotate(f'{r.good:g}/{r.n}', (r.value, r.rate), textcoords='offset points', xytext=(7, -9), fontsize=7)
+    right.axhline(
+        c.judged['truth'].astype(float).mean(), color=BOUNDS['random'], linestyle='--', linewidth=1.2, label='all cases'
+    )
     _rate_axis(right)
-    right.set(xlabel='rating' if c.judged['rating'].notna().any() else 'score', ylabel='truly good', xticks=scores['value'])
-    right.margins(x=.12)
+    right.set(
+        xlabel='rating' if c.judged['rating'].notna().any() else 'score', ylabel='truly good', xticks=scores['value']
+    )
+    right.margins(x=0.12)
     right.legend(frameon=True, fontsize=8, loc='lower right')
-    known = '' if s['kappa_low'] is None else f" ({s['kappa_low']:.2f} to {s['kappa_high']:.2f})"
-    figure.suptitle(f"{c.judge}: κ = " + ('not defined' if s['kappa'] is None else f"{s['kappa']:.2f}{known}") + f", {s['unjudged'] + s['failed']} of {s['n']} without a verdict", fontsize=9)
+    known = '' if s['kappa_low'] is None else f' ({s["kappa_low"]:.2f} to {s["kappa_high"]:.2f})'
+    figure.suptitle(
+        f'{c.judge}: κ = '
+        + ('not defined' if s['kappa'] is None else f'{s["kappa"]:.2f}{known}')
+        + f', {s["unjudged"] + s["failed"]} of {s["n"]} without a verdict',
+        fontsize=9,
+    )
     return figure
 
 # %% ../notebooks/15_plots.ipynb #a934fce5
 def reliability_plot(
-    tables: dict, # name → a table from `responses.reliability`
+    tables: dict,  # name → a table from `responses.reliability`
 ):
     "The share of correct answers over the confidence, a panel a name, with 95 % intervals."
     import matplotlib.pyplot as plt
-    if not tables: raise AgentkitError('no table: nothing to draw')
-    plt.close(_figure()[0]) # sets the style
-    figure, panels = plt.subplots(1, len(tables), figsize=(3.5 * len(tables) + .4, 3.5), layout='constrained', squeeze=False, sharey=True)
+
+    if not tables:
+        raise AgentkitError('no table: nothing to draw')
+    plt.close(_figure()[0])  # sets the style
+    figure, panels = plt.subplots(
+        1, len(tables), figsize=(3.5 * len(tables) + 0.4, 3.5), layout='constrained', squeeze=False, sharey=True
+    )
     plt.close(figure)
     for axes, (name, t) in zip(panels[0], tables.items()):
         axes.plot([0, 1], [0, 1], color=BOUNDS['random'], linestyle='--', linewidth=1.2)
-        axes.errorbar(t['confidence'], t['accuracy'], yerr=_errors(t.rename(columns=dict(accuracy='success'))), fmt='none', ecolor=AFTER, capsize=3, alpha=.7)
+        axes.errorbar(
+            t['confidence'],
+            t['accuracy'],
+            yerr=_errors(t.rename(columns=dict(accuracy='success'))),
+            fmt='none',
+            ecolor=AFTER,
+            capsize=3,
+            alpha=0.7,
+        )
         axes.scatter(t['confidence'], t['accuracy'], s=18 + 160 * t['n'] / t['n'].sum(), color=AFTER, zorder=3)
-        for r in t.itertuples(): axes.annotate(f'{r.n:g}', (r.confidence, r.accuracy), textcoords='offset points', xytext=(-7, 6 if r.accuracy < .9 else -12), ha='right', fontsize=7)
+        for r in t.itertuples():
+            axes.annotate(
+                f'{r.n:g}',
+                (r.confidence, r.accuracy),
+                textcoords='offset points',
+                xytext=(-7, 6 if r.accuracy < 0.9 else -12),
+                ha='right',
+                fontsize=7,
+            )
         gap = float((t['n'] * (t['confidence'] - t['accuracy']).abs()).sum() / t['n'].sum())
-        axes.set(xlim=(-.03, 1.05), ylim=(-.03, 1.08), xlabel='confidence', aspect='equal')
+        axes.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.08), xlabel='confidence', aspect='equal')
         axes.set_title(f'{name}\ncalibration error {gap:.2f}', fontsize=9)
     panels[0][0].set_ylabel('share of correct answers')
     return figure

@@ -11,7 +11,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 import dspy
-from .core import AgentkitError, EpisodeError, Journal, Step, Task, Trajectory, progress_bar, trajectory, transcript
+from agentkit.core import (
+    AgentkitError,
+    EpisodeError,
+    Journal,
+    Step,
+    Task,
+    Trajectory,
+    progress_bar,
+    trajectory,
+    transcript,
+)
 from .envs.base import EnvPool, WorkerError
 from .lms import usage
 
@@ -19,14 +29,17 @@ from .lms import usage
 @dataclass(frozen=True)
 class Limits:
     "When to stop an episode that does not end by itself."
-    max_steps: int = 50 # actions and thoughts
-    max_invalid: int = 10 # inadmissible actions in a row
-    loop: int = 12 # the last so many steps hold at most two different (action, observation) pairs
+
+    max_steps: int = 50  # actions and thoughts
+    max_invalid: int = 10  # inadmissible actions in a row
+    loop: int = 12  # the last so many steps hold at most two different (action, observation) pairs
 
     def reached(self, steps: list[Step]) -> str:
         "The reason to stop now, or nothing."
-        if len(steps) >= self.max_invalid and not any(s.valid for s in steps[-self.max_invalid:]): return 'invalid'
-        if len(steps) >= self.loop and len({(s.action, s.observation) for s in steps[-self.loop:]}) <= 2: return 'loop'
+        if len(steps) >= self.max_invalid and not any(s.valid for s in steps[-self.max_invalid :]):
+            return 'invalid'
+        if len(steps) >= self.loop and len({(s.action, s.observation) for s in steps[-self.loop :]}) <= 2:
+            return 'loop'
         return 'max_steps' if len(steps) >= self.max_steps else ''
 
 # %% ../notebooks/05_rollouts.ipynb #0e05fe3b
@@ -39,13 +52,14 @@ def _act(policy, env, intro, steps, actions):
     text = seen.text if seen else 'OK.' if thought else 'Nothing happens.'
     return seen, Step(action, text, thought or action in actions, tuple(actions), round(time.perf_counter() - start, 4))
 
+
 def run_episode(
-    policy, # a `dspy.Module` with `task, trajectory, possible_actions -> action` and a `name`
-    env, # an `Environment`
+    policy,  # a `dspy.Module` with `task, trajectory, possible_actions -> action` and a `name`
+    env,  # an `Environment`
     task: Task,
-    seed: int = 0, # for the environment's reset
+    seed: int = 0,  # for the environment's reset
     limits: Limits = Limits(),
-    on_step=None, # called with each `Step`, to watch
+    on_step=None,  # called with each `Step`, to watch
 ) -> Trajectory:
     "Play one episode. A policy that raises ends it with `error`; a broken worker raises `WorkerError`, because that says nothing about the policy."
     start, steps, end, error = time.perf_counter(), [], '', ''
@@ -53,65 +67,91 @@ def run_episode(
     intro = now.text
     with dspy.track_usage() as used:
         while not end:
-            try: seen, step = _act(policy, env, intro, steps, now.actions)
+            try:
+                seen, step = _act(policy, env, intro, steps, now.actions)
             except Exception as e:
-                if isinstance(e, AgentkitError) and not isinstance(e, EpisodeError): raise # to be put right: a missing model, a dead worker
+                if isinstance(e, AgentkitError) and not isinstance(e, EpisodeError):
+                    raise  # to be put right: a missing model, a dead worker
                 end, error = 'error', f'{type(e).__name__}: {e}'.splitlines()[0]
                 break
             steps.append(step)
-            if on_step: on_step(step)
+            if on_step:
+                on_step(step)
             now = seen or now
             end = ('won' if now.won else 'lost') if seen and (seen.done or seen.won) else limits.reached(steps)
-    return Trajectory(task, policy.name, seed, intro, tuple(steps), end, score=float(end == 'won'), error=error,
-                      usage=usage(used), seconds=round(time.perf_counter() - start, 3))
+    return Trajectory(
+        task,
+        policy.name,
+        seed,
+        intro,
+        tuple(steps),
+        end,
+        score=float(end == 'won'),
+        error=error,
+        usage=usage(used),
+        seconds=round(time.perf_counter() - start, 3),
+    )
 
 # %% ../notebooks/05_rollouts.ipynb #fb2254a0
 def play(policy, pool: EnvPool, task: Task, seed=0, limits=Limits(), attempts: int = 3, on_step=None) -> Trajectory:
     "Play one episode in a worker of the pool; a worker that dies is replaced and the episode runs again, at most `attempts` times."
     for left in reversed(range(attempts)):
         try:
-            with pool.session() as env: return run_episode(policy, env, task, seed, limits, on_step)
+            with pool.session() as env:
+                return run_episode(policy, env, task, seed, limits, on_step)
         except WorkerError as e:
-            if not left: return Trajectory(task, policy.name, seed, '', termination='error', error=str(e).splitlines()[0])
+            if not left:
+                return Trajectory(task, policy.name, seed, '', termination='error', error=str(e).splitlines()[0])
 
 # %% ../notebooks/05_rollouts.ipynb #dc0c778f
-def episode_key(t: Trajectory) -> tuple: return (t.task.id, t.policy, t.seed)
+def episode_key(t: Trajectory) -> tuple:
+    return (t.task.id, t.policy, t.seed)
+
 
 def read_trajectories(path) -> list[Trajectory]:
     "The trajectories in a journal."
     return [trajectory(row) for row in Journal(path).rows()]
 
+
 def run_many(
     policy,
     tasks: list[Task],
-    pool: EnvPool | None = None, # None: a pool for the tasks' environment, closed at the end
-    repeats: int = 1, # episodes a task, with seeds seed, seed+1, ...
+    pool: EnvPool | None = None,  # None: a pool for the tasks' environment, closed at the end
+    repeats: int = 1,  # episodes a task, with seeds seed, seed+1, ...
     seed: int = 0,
     limits: Limits = Limits(),
-    parallel: int | None = None, # episodes in flight; None: one for each worker of the pool
-    journal=None, # path; finished episodes are appended, and skipped the next time
+    parallel: int | None = None,  # episodes in flight; None: one for each worker of the pool
+    journal=None,  # path; finished episodes are appended, and skipped the next time
     progress: bool = True,
 ) -> list[Trajectory]:
     "Play every task `repeats` times; the trajectories in the order of tasks and seeds, whatever order they ended in."
-    if not tasks: raise AgentkitError('no tasks to play')
+    if not tasks:
+        raise AgentkitError('no tasks to play')
     todo = [(t, s) for t in tasks for s in range(seed, seed + repeats)]
     wanted = {t.id: t for t in tasks}
     done = {episode_key(t): t for t in read_trajectories(journal) if t.task == wanted.get(t.task.id)} if journal else {}
     missing = [(t, s) for t, s in todo if (t.id, policy.name, s) not in done]
     if missing:
-        getattr(policy, 'check', lambda: None)() # a missing key, an unknown model or a dead server is an error before the first episode
+        getattr(
+            policy, 'check', lambda: None
+        )()  # a missing key, an unknown model or a dead server is an error before the first episode
         own = pool is None
         pool = pool or EnvPool(tasks[0].env)
         try:
             for t in _in_flight(policy, pool, missing, limits, parallel or pool.n, len(todo), progress):
                 done[episode_key(t)] = t
-                if journal: Journal(journal).append(t.to_dict())
+                if journal:
+                    Journal(journal).append(t.to_dict())
         finally:
-            if own: pool.close()
+            if own:
+                pool.close()
     return [done[(t.id, policy.name, s)] for t, s in todo]
 
+
 def _in_flight(policy, pool, missing, limits, parallel, total, progress):
-    bar = progress_bar(total=total, initial=total - len(missing), desc=policy.name, unit='episode', disable=not progress)
+    bar = progress_bar(
+        total=total, initial=total - len(missing), desc=policy.name, unit='episode', disable=not progress
+    )
     won = n = 0
     with bar, ThreadPoolExecutor(parallel) as threads:
         futures = [threads.submit(play, policy, pool, t, s, limits) for t, s in missing]
@@ -122,39 +162,54 @@ def _in_flight(policy, pool, missing, limits, parallel, total, progress):
                 bar.set_postfix_str(f'{won}/{n} won', refresh=False)
                 bar.update()
                 yield t
-        finally: threads.shutdown(wait=False, cancel_futures=True) # after an interrupt, what has not begun does not begin
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # after an interrupt, what has not begun does not begin
 
 # %% ../notebooks/05_rollouts.ipynb #9052124c
 class Player(dspy.Module):
     "A whole episode as a DSPy program: `task_id -> trajectory, success, termination`."
-    def __init__(self, policy, tasks: list[Task], pool: EnvPool | None = None, limits: Limits = Limits(), verbose: bool = False):
+
+    def __init__(
+        self, policy, tasks: list[Task], pool: EnvPool | None = None, limits: Limits = Limits(), verbose: bool = False
+    ):
         super().__init__()
         self.policy, self.limits, self.verbose = policy, limits, verbose
         self._world = _World({t.id: t for t in tasks}, pool)
 
     def forward(self, task_id: str, seed: int = 0) -> dspy.Prediction:
         task = self._world.tasks.get(task_id)
-        if not task: raise AgentkitError(f'no task {task_id!r} in this player; it knows {len(self._world.tasks)} others')
+        if not task:
+            raise AgentkitError(f'no task {task_id!r} in this player; it knows {len(self._world.tasks)} others')
         show = (lambda s: print(f'> {s.action}\n{s.observation}')) if self.verbose else None
         return episode_prediction(play(self.policy, self._world.open(task.env), task, seed, self.limits, on_step=show))
 
-    def close(self): self._world.close()
+    def close(self):
+        self._world.close()
+
 
 class _World:
     "Tasks and workers, shared by all copies that DSPy makes of a player."
-    def __init__(self, tasks, pool): self.tasks, self.pool = tasks, pool
-    def __deepcopy__(self, memo): return self
+
+    def __init__(self, tasks, pool):
+        self.tasks, self.pool = tasks, pool
+
+    def __deepcopy__(self, memo):
+        return self
+
     def open(self, env):
         self.pool = self.pool or EnvPool(env)
         return self.pool
+
     def close(self):
-        if self.pool: self.pool.close()
+        if self.pool:
+            self.pool.close()
 
 # %% ../notebooks/05_rollouts.ipynb #6082ba31
 def episode_prediction(t: Trajectory) -> dspy.Prediction:
     "What a DSPy metric sees of an episode: the transcript as lines, success, termination, and the whole trajectory as `episode`."
     lines = [l for s in t.steps for l in (f'> {s.action}', s.observation)]
     return dspy.Prediction(trajectory=lines, success=t.score, steps=len(t.steps), termination=t.termination, episode=t)
+
 
 def examples(tasks: list[Task]) -> list[dspy.Example]:
     "Tasks as DSPy examples: the input is the id."

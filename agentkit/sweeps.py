@@ -7,36 +7,53 @@ __all__ = ['PLAN_KEYS', 'parameters', 'check_parameters', 'Cell', 'read_plan', '
            'sweep', 'collect', 'read_table']
 
 # %% ../notebooks/17_sweeps.ipynb #c55918e4
-import itertools, json, os, re, sys
+import itertools, os, re, sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
-from .core import AgentkitError, Journal, digest, need, path_of, read_json, root, settings, write_json, write_text
+from agentkit.core import (
+    AgentkitError,
+    digest,
+    need,
+    path_of,
+    read_json,
+    root,
+    settings,
+    write_json,
+    write_text,
+)
 from .tracking import check_tracking, stamp, to_mlflow
 
 # %% ../notebooks/17_sweeps.ipynb #8f940d64
 def parameters(
-    notebook, # path of an experiment notebook
+    notebook,  # path of an experiment notebook
 ) -> dict[str, dict]:
     "The parameters a notebook takes: name → default (as Python text), type and help."
     path = Path(notebook)
-    if not path.is_file(): raise AgentkitError(f'{path} does not exist; expected an experiment notebook')
+    if not path.is_file():
+        raise AgentkitError(f'{path} does not exist; expected an experiment notebook')
     tagged = [c for c in read_json(path)['cells'] if 'parameters' in c['metadata'].get('tags', [])]
-    if len(tagged) != 1: raise AgentkitError(f'{path} has {len(tagged)} cells tagged "parameters"; it needs exactly one')
+    if len(tagged) != 1:
+        raise AgentkitError(f'{path} has {len(tagged)} cells tagged "parameters"; it needs exactly one')
     found = need('papermill', 'lab').inspect_notebook(str(path))
     return {k: dict(default=v['default'], type=v['inferred_type_name'], help=v['help']) for k, v in found.items()}
+
 
 def check_parameters(notebook, params: dict):
     "Raise when a parameter is not one of the notebook's."
     known = parameters(notebook)
     wrong = sorted(set(params) - set(known))
-    if wrong: raise AgentkitError(f'{Path(notebook).name} has no parameter {", ".join(map(repr, wrong))}; it takes: {", ".join(known)}')
+    if wrong:
+        raise AgentkitError(
+            f'{Path(notebook).name} has no parameter {", ".join(map(repr, wrong))}; it takes: {", ".join(known)}'
+        )
 
 # %% ../notebooks/17_sweeps.ipynb #c67ca8b9
 @dataclass(frozen=True)
 class Cell:
     "One run of a sweep."
+
     experiment: str
     notebook: Path
     params: dict
@@ -47,131 +64,194 @@ class Cell:
         return {k: re.sub(r'@https?://\S+', '', v) if isinstance(v, str) else v for k, v in self.params.items()}
 
     @property
-    def run(self) -> str: return digest(self.notebook.name, self.told, n=10)
+    def run(self) -> str:
+        return digest(self.notebook.name, self.told, n=10)
 
     @property
-    def folder(self) -> Path: return path_of('results', self.experiment, self.run)
+    def folder(self) -> Path:
+        return path_of('results', self.experiment, self.run)
 
     @property
-    def label(self) -> str: return ', '.join(f'{k}={v}' for k, v in self.told.items())
+    def label(self) -> str:
+        return ', '.join(f'{k}={v}' for k, v in self.told.items())
 
 # %% ../notebooks/17_sweeps.ipynb #ef0d6be1
 PLAN_KEYS = ('experiment', 'notebook', 'report', 'fixed', 'cells', 'grid', 'report_parameters')
 
+
 def read_plan(path) -> dict:
     "A sweep's YAML file, checked: known keys, an existing notebook, parameters that it has."
     import yaml
+
     path = Path(path)
-    if not path.is_file(): raise AgentkitError(f'{path} does not exist; expected a sweep file (YAML)')
-    try: plan = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as e: raise AgentkitError(f'{path} is not YAML: {" ".join(str(e).split())}') from e
-    if not isinstance(plan, dict) or not {'experiment', 'notebook'} <= set(plan): raise AgentkitError(f'{path}: a sweep needs at least "experiment" and "notebook"')
+    if not path.is_file():
+        raise AgentkitError(f'{path} does not exist; expected a sweep file (YAML)')
+    try:
+        plan = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as e:
+        raise AgentkitError(f'{path} is not YAML: {" ".join(str(e).split())}') from e
+    if not isinstance(plan, dict) or not {'experiment', 'notebook'} <= set(plan):
+        raise AgentkitError(f'{path}: a sweep needs at least "experiment" and "notebook"')
     wrong = set(plan) - set(PLAN_KEYS)
-    if wrong: raise AgentkitError(f'{path}: unknown key {", ".join(sorted(wrong))}; known: {", ".join(PLAN_KEYS)}')
+    if wrong:
+        raise AgentkitError(f'{path}: unknown key {", ".join(sorted(wrong))}; known: {", ".join(PLAN_KEYS)}')
     for key in ('notebook', 'report'):
-        if plan.get(key): plan[key] = (path.parent/plan[key]).resolve()
+        if plan.get(key):
+            plan[key] = (path.parent / plan[key]).resolve()
     return plan
+
 
 def plan_cells(plan: dict, override: dict = {}) -> list[Cell]:
     "The cells of a plan, each checked against the notebook; `override` replaces fixed values."
     fixed, grid = {**plan.get('fixed', {}), **override}, plan.get('grid') or {}
     empty = [k for k, v in grid.items() if not isinstance(v, list) or not v]
-    if empty: raise AgentkitError(f'the grid needs a non-empty list for {", ".join(empty)}')
+    if empty:
+        raise AgentkitError(f'the grid needs a non-empty list for {", ".join(empty)}')
     swept = [dict(zip(grid, values)) for values in itertools.product(*grid.values())] if grid else []
     cells = [Cell(plan['experiment'], Path(plan['notebook']), {**fixed, **c}) for c in [*plan.get('cells', []), *swept]]
-    if not cells: raise AgentkitError('the sweep has no cells: give "cells" or "grid"')
-    for c in cells: check_parameters(c.notebook, c.params)
+    if not cells:
+        raise AgentkitError('the sweep has no cells: give "cells" or "grid"')
+    for c in cells:
+        check_parameters(c.notebook, c.params)
     return cells
 
 # %% ../notebooks/17_sweeps.ipynb #07bad377
 def finish(
-    out, # the run's folder, as the parameter `out`
-    rows: list[dict], # the conditions this run measured, a dictionary each
-    timings: list[dict] = (), # wall-clock figures, kept apart: they differ from run to run
-    **tables, # further tables (DataFrames or lists of dictionaries): by_kind=..., losses=...
+    out,  # the run's folder, as the parameter `out`
+    rows: list[dict],  # the conditions this run measured, a dictionary each
+    timings: list[dict] = (),  # wall-clock figures, kept apart: they differ from run to run
+    **tables,  # further tables (DataFrames or lists of dictionaries): by_kind=..., losses=...
 ) -> dict:
     "Write the result of a run; the same content again is harmless."
-    if not rows: raise AgentkitError('a run needs at least one row of results')
+    if not rows:
+        raise AgentkitError('a run needs at least one row of results')
     frames = {k: pd.DataFrame(t).astype(object) for k, t in tables.items()}
-    tables = {k: f.where(f.notna(), None).to_dict('records') for k, f in frames.items()} # JSON has no NaN
+    tables = {k: f.where(f.notna(), None).to_dict('records') for k, f in frames.items()}  # JSON has no NaN
     result = dict(format='agentkit-result', version=1, rows=list(rows), timings=list(timings), tables=tables)
-    if out: write_json(Path(out)/'result.json', result)
+    if out:
+        write_json(Path(out) / 'result.json', result)
     return result
 
 # %% ../notebooks/17_sweeps.ipynb #3a6f56e1
 def execute(notebook, out, params: dict, log=None):
-    "Run a notebook with these parameters from the project folder, and keep the executed copy; what it prints goes to `log`."
-    often = 1 if log and log.isatty() else 30 # seconds between two words of a bar
+    "Run a notebook with these parameters from the project folder and keep the copy; what it prints goes to `log`."
+    often = 1 if log and log.isatty() else 30  # seconds between two words of a bar
     begin = f"import os; os.environ.update(AGENTKIT_PROGRESS='text', TQDM_MININTERVAL='{often}')"
-    need('papermill', 'lab').execute_notebook(str(notebook), str(out), params, cwd=str(root()), kernel_name='python3', progress_bar=False,
-        request_save_on_cell_execute=False, stdout_file=log, stderr_file=log, extra_arguments=['--IPKernelApp.log_level=CRITICAL', f'--IPKernelApp.exec_lines={begin}'])
+    need('papermill', 'lab').execute_notebook(
+        str(notebook),
+        str(out),
+        params,
+        cwd=str(root()),
+        kernel_name='python3',
+        progress_bar=False,
+        request_save_on_cell_execute=False,
+        stdout_file=log,
+        stderr_file=log,
+        extra_arguments=['--IPKernelApp.log_level=CRITICAL', f'--IPKernelApp.exec_lines={begin}'],
+    )
 
 # %% ../notebooks/17_sweeps.ipynb #a721b339
 def run_cell(cell: Cell, progress: bool = True) -> dict:
     "Run the notebook of a cell, unless its result is there already; the status row."
-    result = cell.folder/'result.json'
-    if result.is_file(): return dict(run=cell.run, status='ok', error='', skipped=True)
+    result = cell.folder / 'result.json'
+    if result.is_file():
+        return dict(run=cell.run, status='ok', error='', skipped=True)
     pm = need('papermill', 'lab')
     cell.folder.mkdir(parents=True, exist_ok=True)
-    write_json(cell.folder/'params.json', cell.told)
-    write_json(cell.folder/'stamp.json', stamp())
+    write_json(cell.folder / 'params.json', cell.told)
+    write_json(cell.folder / 'stamp.json', stamp())
     status = dict(run=cell.run, status='ok', error='', skipped=False)
     try:
-        execute(cell.notebook, cell.folder/'run.ipynb', {**cell.params, 'out': str(cell.folder)}, sys.stderr if progress else None)
-        if not result.is_file(): status.update(status='failed', error='the notebook ended without a result: its last cell must call finish(out, ...)')
-    except pm.PapermillExecutionError as e: status.update(status='failed', error=f'{e.ename}: {e.evalue}'.splitlines()[0])
-    except (RuntimeError, OSError) as e: status.update(status='failed', error=f'{type(e).__name__}: {e}'.splitlines()[0])
-    write_json(cell.folder/'status.json', status)
+        execute(
+            cell.notebook,
+            cell.folder / 'run.ipynb',
+            {**cell.params, 'out': str(cell.folder)},
+            sys.stderr if progress else None,
+        )
+        if not result.is_file():
+            status.update(
+                status='failed', error='the notebook ended without a result: its last cell must call finish(out, ...)'
+            )
+    except pm.PapermillExecutionError as e:
+        status.update(status='failed', error=f'{e.ename}: {e.evalue}'.splitlines()[0])
+    except (RuntimeError, OSError) as e:
+        status.update(status='failed', error=f'{type(e).__name__}: {e}'.splitlines()[0])
+    write_json(cell.folder / 'status.json', status)
     return status
 
 # %% ../notebooks/17_sweeps.ipynb #1e6bb1a2
 def sweep(
     cells: list[Cell],
-    jobs: int | None = None, # cells at the same time; None: as in settings.ini
-    fresh: bool = False, # run again what is done
+    jobs: int | None = None,  # cells at the same time; None: as in settings.ini
+    fresh: bool = False,  # run again what is done
     progress: bool = True,
 ) -> pd.DataFrame:
     "Run all cells and write `results/<experiment>/summary.csv` and its companions; the summary."
     tracked = check_tracking()
     if fresh:
-        for c in cells: (c.folder/'result.json').unlink(missing_ok=True)
+        for c in cells:
+            (c.folder / 'result.json').unlink(missing_ok=True)
     jobs = jobs or int(settings()['sweeps']['jobs'])
-    if jobs > 1: os.environ.setdefault('OMP_NUM_THREADS', str(max(1, os.cpu_count() // jobs))) # kernels inherit it: together they use each core once
+    if jobs > 1:
+        os.environ.setdefault(
+            'OMP_NUM_THREADS', str(max(1, os.cpu_count() // jobs))
+        )  # kernels inherit it: together they use each core once
+
     def run(numbered):
         i, cell = numbered
+
         def tell(text):
-            if progress: sys.stderr.write(f'[{i}/{len(cells)}] {text}\n') # a line at once, whoever else writes
+            if progress:
+                sys.stderr.write(f'[{i}/{len(cells)}] {text}\n')  # a line at once, whoever else writes
+
         tell(f'{cell.experiment}/{cell.run}: {cell.label}')
         status = run_cell(cell, progress)
-        tell(('already there' if status['skipped'] else status['status']) + (f' · {status["error"]}' if status['error'] else ''))
+        tell(
+            ('already there' if status['skipped'] else status['status'])
+            + (f' · {status["error"]}' if status['error'] else '')
+        )
         return status
-    with ThreadPoolExecutor(jobs) as threads: statuses = list(threads.map(run, enumerate(cells, 1)))
+
+    with ThreadPoolExecutor(jobs) as threads:
+        statuses = list(threads.map(run, enumerate(cells, 1)))
     summary = collect(cells, statuses)
-    if tracked: to_mlflow(cells[0].experiment)
+    if tracked:
+        to_mlflow(cells[0].experiment)
     return summary
 
 # %% ../notebooks/17_sweeps.ipynb #ba0a8f1c
 def collect(cells: list[Cell], statuses: list[dict]) -> pd.DataFrame:
     "Write the tables of an experiment from its run folders: summary.csv, timings.csv, and one for each further table."
     out = {'summary': [], 'timings': []}
-    def row(about, measured): return {**about, **{k: v for k, v in measured.items() if k not in about}} # a parameter's name always means the parameter
+
+    def row(about, measured):
+        return {
+            **about,
+            **{k: v for k, v in measured.items() if k not in about},
+        }  # a parameter's name always means the parameter
+
     for cell, s in zip(cells, statuses):
         about = dict(run=cell.run, **cell.told)
         if s['status'] != 'ok':
             out['summary'].append({**about, 'status': 'failed', 'error': s['error']})
             continue
-        result = read_json(cell.folder/'result.json')
+        result = read_json(cell.folder / 'result.json')
         out['summary'] += [{**row(about, r), 'status': 'ok', 'error': ''} for r in result['rows']]
         out['timings'] += [row(about, r) for r in result['timings']]
-        for name, rows in result['tables'].items(): out.setdefault(name, []).extend(row(about, r) for r in rows)
+        for name, rows in result['tables'].items():
+            out.setdefault(name, []).extend(row(about, r) for r in rows)
     for name, rows in out.items():
-        if rows: write_text(path_of('results', cells[0].experiment, f'{name}.csv'), pd.DataFrame(rows).to_csv(index=False))
+        if rows:
+            write_text(path_of('results', cells[0].experiment, f'{name}.csv'), pd.DataFrame(rows).to_csv(index=False))
     return pd.DataFrame(out['summary'])
+
 
 def read_table(experiment: str, name: str = 'summary') -> pd.DataFrame:
     "A table of an experiment, as a sweep wrote it."
     path = path_of('results', experiment, f'{name}.csv')
     if not path.is_file():
         have = sorted(p.parent.name for p in path.parent.parent.glob('*/summary.csv'))
-        raise AgentkitError(f'{path} does not exist; run the sweep first. Experiments with results: {", ".join(have) or "none"}')
+        raise AgentkitError(
+            f'{path} does not exist; run the sweep first. Experiments with results: {", ".join(have) or "none"}'
+        )
     return pd.read_csv(path, keep_default_na=False, na_values=[''])

@@ -12,28 +12,52 @@ from .collection import Record, rate as write_rating, read_ratings
 from .core import AgentkitError, Trajectory, need
 
 # %% ../notebooks/16_widgets.ipynb #cc2a28c7
-SCALES = {'1–5': {str(n): n for n in range(1, 6)}, '0–1': {'bad': 1, 'good': 5}} # name → label of a button → rating
+SCALES = {'1–5': {str(n): n for n in range(1, 6)}, '0–1': {'bad': 1, 'good': 5}}  # name → label of a button → rating
 
-def _page(text): return f'<pre style="white-space: pre-wrap; word-break: normal; line-height: 1.35; margin: 0">{text}</pre>'
+
+def _page(text):
+    return f'<pre style="white-space: pre-wrap; word-break: normal; line-height: 1.35; margin: 0">{text}</pre>'
+
 
 def _told(r):
     "A record as a page: who said what, and the answer to rate."
     said = [f'<b>{html.escape(m["role"])}</b>\n{html.escape(m["content"])}' for m in r.messages]
-    return _page('\n\n'.join([*said, f'<b>answer</b>\n<span style="background: #fff3cd; color: black">{html.escape(r.output)}</span>']))
+    return _page(
+        '\n\n'.join(
+            [*said, f'<b>answer</b>\n<span style="background: #fff3cd; color: black">{html.escape(r.output)}</span>']
+        )
+    )
 
 # %% ../notebooks/16_widgets.ipynb #f4883283
 class RatingWidget:
     "One record after the other, with a button for each rating; made by `rate`."
+
     def __init__(self, records: list[Record], path, rater: str, scale: str):
         w = self._w = need('ipywidgets', 'lab')
         self.records, self.path, self.values, self.at = list(records), Path(path), SCALES[scale], 0
         self.rater = w.Text(value=rater, description='rater', placeholder='your name', layout=w.Layout(width='16em'))
-        self.comment = w.Text(placeholder='comment (optional; kept with the next rating)', layout=w.Layout(width='28em'))
+        self.comment = w.Text(
+            placeholder='comment (optional; kept with the next rating)', layout=w.Layout(width='28em')
+        )
         self.buttons = {label: w.Button(description=label, layout=w.Layout(width='5em')) for label in self.values}
-        self.previous, self.next = (w.Button(icon=f'arrow-{side}', tooltip=side, layout=w.Layout(width='3em')) for side in ('left', 'right'))
-        self.text, self.status, self.progress = w.HTML(), w.HTML(), w.IntProgress(max=len(self.records), layout=w.Layout(width='12em'))
-        self.box = w.VBox([w.HBox([self.rater, self.progress, self.status]), self.text, w.HBox([self.previous, *self.buttons.values(), self.next]), self.comment])
-        for label, value in self.values.items(): self.buttons[label].on_click(lambda _, value=value: self._rate(value))
+        self.previous, self.next = (
+            w.Button(icon=f'arrow-{side}', tooltip=side, layout=w.Layout(width='3em')) for side in ('left', 'right')
+        )
+        self.text, self.status, self.progress = (
+            w.HTML(),
+            w.HTML(),
+            w.IntProgress(max=len(self.records), layout=w.Layout(width='12em')),
+        )
+        self.box = w.VBox(
+            [
+                w.HBox([self.rater, self.progress, self.status]),
+                self.text,
+                w.HBox([self.previous, *self.buttons.values(), self.next]),
+                self.comment,
+            ]
+        )
+        for label, value in self.values.items():
+            self.buttons[label].on_click(lambda _, value=value: self._rate(value))
         self.previous.on_click(lambda _: self.show(self.at - 1))
         self.next.on_click(lambda _: self.show(self.at + 1))
         self.rater.observe(lambda _: self.resume(), 'value')
@@ -45,7 +69,8 @@ class RatingWidget:
         self.given = {r['record']: r['rating'] for r in given if r['rater'] == self.rater.value.strip()}
         self.show(self._first_unrated())
 
-    def _first_unrated(self): return next((i for i, r in enumerate(self.records) if r.id not in self.given), len(self.records) - 1)
+    def _first_unrated(self):
+        return next((i for i, r in enumerate(self.records) if r.id not in self.given), len(self.records) - 1)
 
     def show(self, i: int):
         "Show record number i."
@@ -53,57 +78,89 @@ class RatingWidget:
         r, done = self.records[self.at], sum(x.id in self.given for x in self.records)
         self.text.value, self.progress.value = _told(r), done
         named = bool(self.rater.value.strip())
-        self.status.value = html.escape(f'record {self.at + 1} of {len(self.records)}, {done} rated' if named else 'enter your name to begin')
+        self.status.value = html.escape(
+            f'record {self.at + 1} of {len(self.records)}, {done} rated' if named else 'enter your name to begin'
+        )
         for label, button in self.buttons.items():
-            button.disabled, button.button_style = not named, 'success' if self.given.get(r.id) == self.values[label] else ''
+            button.disabled, button.button_style = (
+                not named,
+                'success' if self.given.get(r.id) == self.values[label] else '',
+            )
         self.previous.disabled, self.next.disabled = self.at == 0, self.at == len(self.records) - 1
 
     def _rate(self, value):
         r, rater = self.records[self.at], self.rater.value.strip()
-        if not rater: return # the buttons are off
+        if not rater:
+            return  # the buttons are off
         write_rating(self.path, r.id, rater, value, self.comment.value)
         self.given[r.id], self.comment.value = value, ''
         self.show(self.at + 1)
 
-    def _repr_mimebundle_(self, **kwargs): return self.box._repr_mimebundle_(**kwargs)
-    def __repr__(self): return f'RatingWidget({len(self.records)} records, {len(self.given)} rated by {self.rater.value or "nobody"}, {self.path})'
+    def _repr_mimebundle_(self, **kwargs):
+        return self.box._repr_mimebundle_(**kwargs)
+
+    def __repr__(self):
+        rater = self.rater.value or 'nobody'
+        return f'RatingWidget({len(self.records)} records, {len(self.given)} rated by {rater}, {self.path})'
 
 # %% ../notebooks/16_widgets.ipynb #c19b75db
 def rate(
-    records: list[Record], # of episodes too: see `collection.from_trajectories`
-    path, # of the ratings' file, JSON lines
-    rater: str = '', # who; can be typed into the widget
-    scale: str = '1–5', # "1–5", or "0–1" for two buttons, bad and good, which count as 1 and 5
+    records: list[Record],  # of episodes too: see `collection.from_trajectories`
+    path,  # of the ratings' file, JSON lines
+    rater: str = '',  # who; can be typed into the widget
+    scale: str = '1–5',  # "1–5", or "0–1" for two buttons, bad and good, which count as 1 and 5
 ) -> RatingWidget:
     "Rate records with a click each."
-    if scale not in SCALES: raise AgentkitError(f'unknown scale {scale!r}; known: {", ".join(SCALES)}')
-    if not records: raise AgentkitError('0 records: there is nothing to rate')
-    if Path(path).suffix == '.csv': raise AgentkitError(f'{path}: the widget writes JSON lines; give a file that ends with .jsonl')
+    if scale not in SCALES:
+        raise AgentkitError(f'unknown scale {scale!r}; known: {", ".join(SCALES)}')
+    if not records:
+        raise AgentkitError('0 records: there is nothing to rate')
+    if Path(path).suffix == '.csv':
+        raise AgentkitError(f'{path}: the widget writes JSON lines; give a file that ends with .jsonl')
     return RatingWidget(records, path, rater, scale)
 
 # %% ../notebooks/16_widgets.ipynb #1f1bc84b
 def _seen(t, n):
     "An episode up to step n as a page; 0 is before the first."
-    said = [html.escape(t.intro.strip())] + [f'<b>&gt; {html.escape(s.action)}</b>{"" if s.valid else "  (not admissible)"}\n{html.escape(s.observation)}' for s in t.steps[:n]]
-    if n: said[-1] = f'<span style="background: #fff3cd; color: black">{said[-1]}</span>'
+    said = [html.escape(t.intro.strip())] + [
+        f'<b>&gt; {html.escape(s.action)}</b>{"" if s.valid else "  (not admissible)"}\n{html.escape(s.observation)}'
+        for s in t.steps[:n]
+    ]
+    if n:
+        said[-1] = f'<span style="background: #fff3cd; color: black">{said[-1]}</span>'
     could = t.steps[n - 1].admissible if n else ()
     end = f'\n\n<i>{html.escape(t.termination)}, score {t.score:g}</i>' if n == len(t.steps) else ''
-    return _page('\n'.join(said) + end + (f'\n\n<small>could have been done: {html.escape(", ".join(could))}</small>' if could else ''))
+    return _page(
+        '\n'.join(said)
+        + end
+        + (f'\n\n<small>could have been done: {html.escape(", ".join(could))}</small>' if could else '')
+    )
+
 
 class TrajectoryWidget:
     "An episode with a slider; made by `show`."
+
     def __init__(self, trajectory: Trajectory):
         w = need('ipywidgets', 'lab')
         self.trajectory, self.text = trajectory, w.HTML()
-        self.slider = w.IntSlider(value=0, min=0, max=len(trajectory.steps), description='step', layout=w.Layout(width='30em'))
+        self.slider = w.IntSlider(
+            value=0, min=0, max=len(trajectory.steps), description='step', layout=w.Layout(width='30em')
+        )
         self.slider.observe(lambda _: self._show(), 'value')
-        head = w.HTML(html.escape(f'{trajectory.policy} · {trajectory.task.kind or trajectory.task.id} · {trajectory.termination} after {len(trajectory.steps)} steps'))
-        self.box = w.VBox([head, self.slider, self.text])
+        t = trajectory
+        head = f'{t.policy} · {t.task.kind or t.task.id} · {t.termination} after {len(t.steps)} steps'
+        self.box = w.VBox([w.HTML(html.escape(head)), self.slider, self.text])
         self._show()
 
-    def _show(self): self.text.value = _seen(self.trajectory, self.slider.value)
-    def _repr_mimebundle_(self, **kwargs): return self.box._repr_mimebundle_(**kwargs)
-    def __repr__(self): return f'TrajectoryWidget({self.trajectory.task.id}, {len(self.trajectory.steps)} steps)'
+    def _show(self):
+        self.text.value = _seen(self.trajectory, self.slider.value)
+
+    def _repr_mimebundle_(self, **kwargs):
+        return self.box._repr_mimebundle_(**kwargs)
+
+    def __repr__(self):
+        return f'TrajectoryWidget({self.trajectory.task.id}, {len(self.trajectory.steps)} steps)'
+
 
 def show(trajectory: Trajectory) -> TrajectoryWidget:
     "Look at an episode step by step."

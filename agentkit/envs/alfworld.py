@@ -13,76 +13,106 @@ from ..core import AgentkitError, Task, path_of, read_json, rng, root, settings
 from .base import Observation
 
 # %% ../../notebooks/03d_envs.alfworld.ipynb #684da1e4
-GAMES = 'json_2.1.1' # the folder in ALFWORLD_DATA
+GAMES = 'json_2.1.1'  # the folder in ALFWORLD_DATA
 SPLITS = ('train', 'valid_seen', 'valid_unseen')
-KINDS = ('pick_and_place_simple', 'look_at_obj_in_light', 'pick_clean_then_place_in_recep', 'pick_heat_then_place_in_recep',
-    'pick_cool_then_place_in_recep', 'pick_two_obj_and_place')
+KINDS = (
+    'pick_and_place_simple',
+    'look_at_obj_in_light',
+    'pick_clean_then_place_in_recep',
+    'pick_heat_then_place_in_recep',
+    'pick_cool_then_place_in_recep',
+    'pick_two_obj_and_place',
+)
+
 
 def data_folder() -> Path | None:
     "The folder that holds the real games; None when none is configured."
     name = os.environ.get('ALFWORLD_DATA') or settings()['paths']['alfworld']
-    if not name: return None
-    folder = root()/Path(os.path.expandvars(name)).expanduser()
-    unasked = folder == Path('~/.cache/alfworld').expanduser() and not (folder/GAMES).exists() # `import alfworld` sets the variable to this
+    if not name:
+        return None
+    folder = root() / Path(os.path.expandvars(name)).expanduser()
+    unasked = (
+        folder == Path('~/.cache/alfworld').expanduser() and not (folder / GAMES).exists()
+    )  # `import alfworld` sets the variable to this
     return None if unasked else folder
 
 # %% ../../notebooks/03d_envs.alfworld.ipynb #0af8d878
 def _task(folder, game):
     "The task of a game folder, or None when ALFWorld does not play it."
-    trial = game.parent.relative_to(folder/GAMES).as_posix()
-    if 'movable' in trial or 'Sliced' in trial or not (game.parent/'traj_data.json').is_file(): return None
-    kind = read_json(game.parent/'traj_data.json').get('task_type')
-    if kind not in KINDS or not re.search(rb'"solvable":\s*true', game.read_bytes()): return None
+    trial = game.parent.relative_to(folder / GAMES).as_posix()
+    if 'movable' in trial or 'Sliced' in trial or not (game.parent / 'traj_data.json').is_file():
+        return None
+    kind = read_json(game.parent / 'traj_data.json').get('task_type')
+    if kind not in KINDS or not re.search(rb'"solvable":\s*true', game.read_bytes()):
+        return None
     return Task(trial, 'alfworld', kind=kind, split=trial.split('/')[0], data={'game': f'{GAMES}/{trial}/game.tw-pddl'})
 
+
 def real_games(
-    folder: Path, # the folder that holds json_2.1.1
-    split: str, # train, valid_seen or valid_unseen
-    n: int | None = None, # how many; None for all, sorted
-    seed: int = 0, # which ones, when there are more
+    folder: Path,  # the folder that holds json_2.1.1
+    split: str,  # train, valid_seen or valid_unseen
+    n: int | None = None,  # how many; None for all, sorted
+    seed: int = 0,  # which ones, when there are more
 ) -> list[Task]:
     "Tasks of the downloaded games."
-    if split not in SPLITS: raise AgentkitError(f'unknown split {split!r}; known: {", ".join(SPLITS)}')
-    files = sorted((folder/GAMES/split).glob('*/*/game.tw-pddl'))
-    if n is not None: rng('alfworld', split, seed).shuffle(files)
+    if split not in SPLITS:
+        raise AgentkitError(f'unknown split {split!r}; known: {", ".join(SPLITS)}')
+    files = sorted((folder / GAMES / split).glob('*/*/game.tw-pddl'))
+    if n is not None:
+        rng('alfworld', split, seed).shuffle(files)
     tasks = list(itertools.islice(filter(None, (_task(folder, f) for f in files)), n))
-    if not tasks and n != 0: raise AgentkitError(f'no ALFWorld games in {folder/GAMES/split}: run `alfworld-download`, '
-        'or leave ALFWORLD_DATA unset (and [paths] alfworld empty) to play the kit\'s own games')
-    if n is not None and len(tasks) < n: raise AgentkitError(f'{folder/GAMES/split} has {len(tasks)} games, {n} were asked for')
+    if not tasks and n != 0:
+        raise AgentkitError(
+            f'no ALFWorld games in {folder / GAMES / split}: run `alfworld-download`, '
+            "or leave ALFWORLD_DATA unset (and [paths] alfworld empty) to play the kit's own games"
+        )
+    if n is not None and len(tasks) < n:
+        raise AgentkitError(f'{folder / GAMES / split} has {len(tasks)} games, {n} were asked for')
     return tasks
 
 # %% ../../notebooks/03d_envs.alfworld.ipynb #dba1cef3
 def built_games(
-    env: str, # the environment that is to play them
-    split: str, # train or valid_unseen
-    n: int | None, # the first how many
-    seed: int = 0, # other seeds are other games
+    env: str,  # the environment that is to play them
+    split: str,  # train or valid_unseen
+    n: int | None,  # the first how many
+    seed: int = 0,  # other seeds are other games
 ) -> list[Task]:
     "Tasks of the kit's own games; what is missing is built."
     from agentkit.envs.games import ensure_games
-    if n is None: raise AgentkitError(f'the games of {env} are built on demand: say how many')
-    return [Task(g['id'], env, kind=g['kind'], split=split, data={'game': g['path']}) for g in ensure_games(split, n, seed)]
+
+    if n is None:
+        raise AgentkitError(f'the games of {env} are built on demand: say how many')
+    return [
+        Task(g['id'], env, kind=g['kind'], split=split, data={'game': g['path']}) for g in ensure_games(split, n, seed)
+    ]
 
 # %% ../../notebooks/03d_envs.alfworld.ipynb #61e9b9d6
 def game_path(task: Task) -> Path:
     "The game file of a task."
     name = task.data.get('game')
-    if not isinstance(name, str): raise AgentkitError(f'task {task.id!r} names no game: its data has no text under "game"')
+    if not isinstance(name, str):
+        raise AgentkitError(f'task {task.id!r} names no game: its data has no text under "game"')
     path = PurePosixPath(name)
-    if path.is_absolute() or '..' in path.parts: raise AgentkitError(f'task {task.id!r}: the game {name!r} is not below the games folder')
-    if path.parts[:1] != (GAMES,): return path_of('data', 'games').joinpath(path)
+    if path.is_absolute() or '..' in path.parts:
+        raise AgentkitError(f'task {task.id!r}: the game {name!r} is not below the games folder')
+    if path.parts[:1] != (GAMES,):
+        return path_of('data', 'games').joinpath(path)
     folder = data_folder()
-    if not folder: raise AgentkitError(f'task {task.id!r} is a real ALFWorld game: set ALFWORLD_DATA to the folder that holds {GAMES}')
-    return folder/path
+    if not folder:
+        raise AgentkitError(
+            f'task {task.id!r} is a real ALFWorld game: set ALFWORLD_DATA to the folder that holds {GAMES}'
+        )
+    return folder / path
 
 # %% ../../notebooks/03d_envs.alfworld.ipynb #8800ec73
 class AlfWorld:
     "ALFWorld text games: the real ones if configured, else built ones."
+
     name = 'alfworld'
     expert = 'agentkit.envs.alfworld_expert:expert'
     progress = 'agentkit.envs.alfworld_expert:progress'
 
-    def __init__(self, trusted: bool = False): # open games whatever their grammar is
+    def __init__(self, trusted: bool = False):  # open games whatever their grammar is
         self._trusted, self._game = trusted, None
 
     @classmethod
@@ -92,23 +122,30 @@ class AlfWorld:
 
     def reset(self, task: Task, seed: int = 0) -> Observation:
         from agentkit.envs.engine import Game
+
         path = game_path(task)
-        if self._game: self._game.load(path, self._trusted)
-        else: self._game = Game(path, self._trusted)
+        if self._game:
+            self._game.load(path, self._trusted)
+        else:
+            self._game = Game(path, self._trusted)
         return self._game.reset()
 
     def step(self, action: str) -> Observation:
-        if not self._game: raise AgentkitError('no game has begun: call reset first')
+        if not self._game:
+            raise AgentkitError('no game has begun: call reset first')
         return self._game.step(action)
 
     def close(self):
-        if self._game: self._game.close()
+        if self._game:
+            self._game.close()
         self._game = None
 
 # %% ../../notebooks/03d_envs.alfworld.ipynb #14c07f69
 class Household(AlfWorld):
     "The kit's own household games, in ALFWorld's format."
+
     name = 'household'
 
     @classmethod
-    def tasks(cls, split: str, n: int | None = None, seed: int = 0) -> list[Task]: return built_games(cls.name, split, n, seed)
+    def tasks(cls, split: str, n: int | None = None, seed: int = 0) -> list[Task]:
+        return built_games(cls.name, split, n, seed)

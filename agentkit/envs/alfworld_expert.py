@@ -22,80 +22,110 @@ WORDINGS = dict(
     pick_clean_then_place_in_recep=(r'put a clean (\w+) in (\w+)', r'clean some (\w+) and put it in (\w+)'),
     pick_heat_then_place_in_recep=(r'put a hot (\w+) in (\w+)', r'heat some (\w+) and put it in (\w+)'),
     pick_cool_then_place_in_recep=(r'put a cool (\w+) in (\w+)', r'cool some (\w+) and put it in (\w+)'),
-    pick_two_obj_and_place=(r'put two (\w+) in (\w+)', r'find two (\w+) and put them in (\w+)'))
-APPLIANCES = dict(clean='sinkbasin', heat='microwave', cool='fridge') # verb → where it is done
-CHANGES = dict(pick_clean_then_place_in_recep='clean', pick_heat_then_place_in_recep='heat', pick_cool_then_place_in_recep='cool')
+    pick_two_obj_and_place=(r'put two (\w+) in (\w+)', r'find two (\w+) and put them in (\w+)'),
+)
+APPLIANCES = dict(clean='sinkbasin', heat='microwave', cool='fridge')  # verb → where it is done
+CHANGES = dict(
+    pick_clean_then_place_in_recep='clean', pick_heat_then_place_in_recep='heat', pick_cool_then_place_in_recep='cool'
+)
+
 
 @dataclass(frozen=True)
 class Goal:
     "What a task asks for."
-    kind: str # a key of WORDINGS
-    thing: str # type of the object, e.g. "mug"
-    place: str # type of the receptacle it must get to, or of the lamp it is looked at under
+
+    kind: str  # a key of WORDINGS
+    thing: str  # type of the object, e.g. "mug"
+    place: str  # type of the receptacle it must get to, or of the lamp it is looked at under
 
     @property
-    def change(self) -> str: return CHANGES.get(self.kind, '')
+    def change(self) -> str:
+        return CHANGES.get(self.kind, '')
 
     @property
-    def look(self) -> bool: return self.kind == 'look_at_obj_in_light'
+    def look(self) -> bool:
+        return self.kind == 'look_at_obj_in_light'
 
     @property
-    def two(self) -> bool: return self.kind == 'pick_two_obj_and_place'
+    def two(self) -> bool:
+        return self.kind == 'pick_two_obj_and_place'
 
 # %% ../../notebooks/03c_envs.alfworld_expert.ipynb #a08edac0
 @functools.cache
 def read_goal(
-    task: str, # the first observation: the room, and "Your task is to: …"
+    task: str,  # the first observation: the room, and "Your task is to: …"
 ) -> Goal:
     "The goal in the first observation."
     said = re.search(r'Your task is to: *([^\n]*?)\.? *(?:\n|$)', task)
-    if not said: raise AgentkitError('the first observation has no line "Your task is to: …": pass the text that reset() gave')
+    if not said:
+        raise AgentkitError('the first observation has no line "Your task is to: …": pass the text that reset() gave')
     for kind, wordings in WORDINGS.items():
         for wording in wordings:
-            if m := re.fullmatch(wording, said[1]): return Goal(kind, *m.groups())
-    raise AgentkitError(f'the goal {said[1]!r} is worded like none of the six kinds of task; see WORDINGS in agentkit.envs.alfworld_expert')
+            if m := re.fullmatch(wording, said[1]):
+                return Goal(kind, *m.groups())
+    raise AgentkitError(
+        f'the goal {said[1]!r} is worded like none of the six kinds of task; '
+        'see WORDINGS in agentkit.envs.alfworld_expert'
+    )
 
 # %% ../../notebooks/03c_envs.alfworld_expert.ipynb #8586fdf2
-ORDER = '''towelholder handtowelholder bed desk coffeemachine diningtable coffeetable dresser sofa cart bathtubbasin tvstand toilet stoveburner countertop
-    toiletpaperhanger sidetable ottoman fridge garbagecan armchair sinkbasin shelf safe microwave drawer cabinet laundryhamper toaster'''.split()
-LAMPS = dict.fromkeys('sidetable dresser desk shelf coffeetable'.split(), {'desklamp'}) # lamps are in no rule
+ORDER = """towelholder handtowelholder bed desk coffeemachine diningtable coffeetable dresser sofa cart
+    bathtubbasin tvstand toilet stoveburner countertop toiletpaperhanger sidetable ottoman fridge
+    garbagecan armchair sinkbasin shelf safe microwave drawer cabinet laundryhamper toaster""".split()
+LAMPS = dict.fromkeys('sidetable dresser desk shelf coffeetable'.split(), {'desklamp'})  # lamps are in no rule
+
 
 @functools.cache
 def _holdable() -> dict[str, set[str]]:
-    rules = runpy.run_path(str(Path(importlib.util.find_spec('alfworld').origin).parent/'gen'/'constants.py'))['VAL_RECEPTACLE_OBJECTS']
-    return {place.lower(): {t.lower() for t in things} | LAMPS.get(place.lower(), set()) for place, things in rules.items()}
+    rules = runpy.run_path(str(Path(importlib.util.find_spec('alfworld').origin).parent / 'gen' / 'constants.py'))[
+        'VAL_RECEPTACLE_OBJECTS'
+    ]
+    return {
+        place.lower(): {t.lower() for t in things} | LAMPS.get(place.lower(), set()) for place, things in rules.items()
+    }
 
 # %% ../../notebooks/03c_envs.alfworld_expert.ipynb #7eeecd98
 def type_of(name: str) -> str:
-    "The type in a name: \"mug\" for \"mug 2\"."
+    'The type in a name: "mug" for "mug 2".'
     return name.split()[0]
 
+
 def by_number(name: str) -> tuple[str, int]:
-    "The sort key that puts \"drawer 2\" before \"drawer 10\"."
+    'The sort key that puts "drawer 2" before "drawer 10".'
     kind, number = name.split()
     return kind, int(number)
 
+
 def search_order(
-    thing: str, # type of the object
-    receptacles, # names of receptacles
+    thing: str,  # type of the object
+    receptacles,  # names of receptacles
 ) -> list[str]:
     "The receptacles in the order in which to look for such an object; those that cannot hold it come last."
+
     def rank(name):
         kind = type_of(name)
-        return thing not in _holdable().get(kind, ()), ORDER.index(kind) if kind in ORDER else len(ORDER), by_number(name)
+        return (
+            thing not in _holdable().get(kind, ()),
+            ORDER.index(kind) if kind in ORDER else len(ORDER),
+            by_number(name),
+        )
+
     return sorted(receptacles, key=rank)
 
 # %% ../../notebooks/03c_envs.alfworld_expert.ipynb #6a1d8bb0
 @dataclass
 class Beliefs:
     "What can be known from a transcript."
+
     receptacles: list[str]
-    inside: dict[str, set[str]] = field(default_factory=dict) # receptacle → objects known to be in or on it
-    seen: dict[str, int] = field(default_factory=dict) # receptacle → the step when its contents were last listed
-    held: str = '' # the object in hand
-    taken: int = -1 # the step when it was taken
-    changed: set[tuple[str, str]] = field(default_factory=set) # (verb, object): what was cleaned, is hot, is cool, was held when a lamp was used
-    refused: set[str] = field(default_factory=set) # actions that did nothing in the present situation
+    inside: dict[str, set[str]] = field(default_factory=dict)  # receptacle → objects known to be in or on it
+    seen: dict[str, int] = field(default_factory=dict)  # receptacle → the step when its contents were last listed
+    held: str = ''  # the object in hand
+    taken: int = -1  # the step when it was taken
+    changed: set[tuple[str, str]] = field(
+        default_factory=set
+    )  # (verb, object): what was cleaned, is hot, is cool, was held when a lamp was used
+    refused: set[str] = field(default_factory=set)  # actions that did nothing in the present situation
 
     def did(self, n: int, verb: str, thing: str, place: str):
         "Note what action number `n` did."
@@ -112,17 +142,25 @@ class Beliefs:
 
     def where(self, thing: str) -> list[tuple[str, str]]:
         "Every known (object, receptacle) of a type."
-        return [(o, r) for r in self.receptacles for o in sorted(self.inside.get(r, ()), key=by_number) if type_of(o) == thing]
+        return [
+            (o, r)
+            for r in self.receptacles
+            for o in sorted(self.inside.get(r, ()), key=by_number)
+            if type_of(o) == thing
+        ]
 
 # %% ../../notebooks/03c_envs.alfworld_expert.ipynb #2ebe6c53
 NAME = r'[a-z]+ \d+'
-DEED = re.compile(rf'(take|move|put|clean|heat|cool) ({NAME}) (?:from|to|in/on|with) ({NAME})') # "put … in/on" is what "move … to" was called before ALFWorld 0.4
+DEED = re.compile(
+    rf'(take|move|put|clean|heat|cool) ({NAME}) (?:from|to|in/on|with) ({NAME})'
+)  # "put … in/on" is what "move … to" was called before ALFWorld 0.4
 PUT = re.compile(rf'put ({NAME}) in/on ({NAME})')
 LISTING = re.compile(rf'(?:On the|The) ({NAME})(?: is open\. In it)?, you see ([^.]*)\.')
 
+
 def believe(
-    task: str, # the first observation
-    trajectory: str, # what happened since, as a transcript
+    task: str,  # the first observation
+    trajectory: str,  # what happened since, as a transcript
 ) -> Beliefs:
     "What is known after this transcript."
     intro = task.partition('Your task is to')[0].rpartition('you see')[2]
@@ -132,39 +170,50 @@ def believe(
             b.refused.add(action)
             continue
         b.refused.clear()
-        if m := DEED.fullmatch(action): b.did(n, *m.groups())
-        elif b.held and action.startswith('use '): b.changed.add(('use', b.held))
+        if m := DEED.fullmatch(action):
+            b.did(n, *m.groups())
+        elif b.held and action.startswith('use '):
+            b.changed.add(('use', b.held))
         for place, things in LISTING.findall(answer):
             b.inside[place], b.seen[place] = set(re.findall(NAME, things)), n
     return b
 
 # %% ../../notebooks/03c_envs.alfworld_expert.ipynb #bd7c1de7
 def reach(
-    place: str, # name of a receptacle
-    action: str, # what to do there
+    place: str,  # name of a receptacle
+    action: str,  # what to do there
 ) -> list[str]:
     "Wishes that lead to doing something at a receptacle."
     return [action, f'open {place}', f'go to {place}']
 
+
 def look_into(place: str) -> list[str]:
-    "Wishes that lead to seeing what is in or on a receptacle; one that shares its spot with ours cannot be gone to, but examined."
+    "Wishes that lead to seeing what is in or on a receptacle; one that shares our spot can only be examined."
     return [f'open {place}', f'go to {place}', f'examine {place}']
 
 # %% ../../notebooks/03c_envs.alfworld_expert.ipynb #c5e9e132
 def goal_places(goal: Goal, b: Beliefs) -> list[str]:
     "The receptacles that the object may be brought to, the best first."
     places = [r for r in b.receptacles if type_of(r) == goal.place]
-    return sorted(places, key=lambda r: -sum(type_of(o) == goal.thing for o in b.inside.get(r, ()))) if goal.two else places
+    return (
+        sorted(places, key=lambda r: -sum(type_of(o) == goal.thing for o in b.inside.get(r, ())))
+        if goal.two
+        else places
+    )
+
 
 def finish(goal: Goal, b: Beliefs) -> Iterator[str]:
     "Wishes with the wanted object in hand."
     if goal.look:
-        for lamp, place in b.where(goal.place): yield from reach(place, f'use {lamp}')
+        for lamp, place in b.where(goal.place):
+            yield from reach(place, f'use {lamp}')
         return
     if goal.change and (goal.change, b.held) not in b.changed:
         for place in b.receptacles:
-            if type_of(place) == APPLIANCES[goal.change]: yield from reach(place, f'{goal.change} {b.held} with {place}')
-    for place in goal_places(goal, b): yield from reach(place, f'move {b.held} to {place}')
+            if type_of(place) == APPLIANCES[goal.change]:
+                yield from reach(place, f'{goal.change} {b.held} with {place}')
+    for place in goal_places(goal, b):
+        yield from reach(place, f'move {b.held} to {place}')
 
 # %% ../../notebooks/03c_envs.alfworld_expert.ipynb #d4214c2d
 def wanted(goal: Goal, b: Beliefs) -> list[tuple[str, str]]:
@@ -174,38 +223,49 @@ def wanted(goal: Goal, b: Beliefs) -> list[tuple[str, str]]:
     found = [(o, r) for o, r in b.where(goal.thing) if o not in done]
     return sorted(found, key=lambda x: ((goal.change, x[0]) not in b.changed, rank[x[1]]))
 
+
 def put_away(b: Beliefs, now: bool) -> Iterator[str]:
     "Wishes with an object in hand that is of no use; `now`: go somewhere for it."
-    for place in b.receptacles: yield f'move {b.held} to {place}'
-    if not now: return
+    for place in b.receptacles:
+        yield f'move {b.held} to {place}'
+    if not now:
+        return
     tried = {r: n for r, n in b.seen.items() if n > b.taken}
-    for place in sorted(search_order(type_of(b.held), b.receptacles), key=lambda r: tried.get(r, -1)): yield from reach(place, f'move {b.held} to {place}')
+    for place in sorted(search_order(type_of(b.held), b.receptacles), key=lambda r: tried.get(r, -1)):
+        yield from reach(place, f'move {b.held} to {place}')
 
 # %% ../../notebooks/03c_envs.alfworld_expert.ipynb #54cc1c5f
 def search(goal: Goal, b: Beliefs, thing: str) -> Iterator[str]:
     "Wishes that lead to seeing an object of a type."
     order = search_order(thing, b.receptacles)
-    if not goal.change and not goal.look: order.sort(key=lambda r: type_of(r) == goal.place)
-    for place in sorted(order, key=lambda r: b.seen.get(r, -1)): yield from look_into(place)
+    if not goal.change and not goal.look:
+        order.sort(key=lambda r: type_of(r) == goal.place)
+    for place in sorted(order, key=lambda r: b.seen.get(r, -1)):
+        yield from look_into(place)
+
 
 def wishes(goal: Goal, b: Beliefs) -> Iterator[str]:
     "What one would like to do, the best first."
     has_it = bool(b.held) and type_of(b.held) == goal.thing
     found = wanted(goal, b)
-    if has_it: yield from finish(goal, b)
-    elif b.held: yield from put_away(b, now=bool(found))
+    if has_it:
+        yield from finish(goal, b)
+    elif b.held:
+        yield from put_away(b, now=bool(found))
     if not has_it:
-        for thing, place in found: yield from reach(place, f'take {thing} from {place}')
+        for thing, place in found:
+            yield from reach(place, f'take {thing} from {place}')
     yield from search(goal, b, goal.place if has_it and goal.look else goal.thing)
 
 # %% ../../notebooks/03c_envs.alfworld_expert.ipynb #a78f7903
 def expert(
-    task: str, # the first observation, with the goal
-    trajectory: str, # what happened since, as a transcript
-    possible_actions: list[str], # what is admissible now
+    task: str,  # the first observation, with the goal
+    trajectory: str,  # what happened since, as a transcript
+    possible_actions: list[str],  # what is admissible now
 ) -> str:
     "The best next action: always one of `possible_actions`."
-    if not possible_actions: raise AgentkitError('the expert has no action to choose from: possible_actions is empty')
+    if not possible_actions:
+        raise AgentkitError('the expert has no action to choose from: possible_actions is empty')
     goal, b = read_goal(task), believe(task, trajectory)
     allowed = {PUT.sub(r'move \1 to \2', a): a for a in possible_actions if a not in b.refused}
     return next((allowed[w] for w in chain(wishes(goal, b), ['look']) if w in allowed), possible_actions[0])
@@ -214,16 +274,22 @@ def expert(
 def _reached(goal, b):
     "How many sub-goals hold now, of how many."
     right = bool(b.held) and type_of(b.held) == goal.thing
-    def ready(o): return not goal.change or (goal.change, o) in b.changed
+
+    def ready(o):
+        return not goal.change or (goal.change, o) in b.changed
+
     there = [o for o, r in b.where(goal.thing) if type_of(r) == goal.place and ready(o)]
-    if goal.look: return right + (right and ('use', b.held) in b.changed), 2
-    if goal.two: return min(4, 2 * len(there) + right), 4
+    if goal.look:
+        return right + (right and ('use', b.held) in b.changed), 2
+    if goal.two:
+        return min(4, 2 * len(there) + right), 4
     parts = 2 + bool(goal.change)
     return parts if there else right + (right and bool(goal.change) and ready(b.held)), parts
 
+
 def progress(
-    task: str, # the first observation, with the goal
-    trajectory: str, # what happened since, as a transcript
+    task: str,  # the first observation, with the goal
+    trajectory: str,  # what happened since, as a transcript
 ) -> float:
     "The largest share of the goal's sub-goals, 0–1, that held at any time."
     goal, told = read_goal(task), turns(trajectory)

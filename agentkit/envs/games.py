@@ -20,92 +20,221 @@ from .engine import Game, plain_names, shipped
 
 # %% ../../notebooks/03b_envs.games.ipynb #bccc0e23
 @functools.cache
-def _rules(name): return runpy.run_path(str(Path(importlib.util.find_spec('alfworld').origin).parent/'gen'/f'{name}.py'))
+def _rules(name):
+    return runpy.run_path(str(Path(importlib.util.find_spec('alfworld').origin).parent / 'gen' / f'{name}.py'))
 
 # %% ../../notebooks/03b_envs.games.ipynb #57cd003d
 def may_hold(
-    receptacle: str, # type of the receptacle, e.g. "Fridge"
-    thing: str, # type of the object, e.g. "Mug"
+    receptacle: str,  # type of the receptacle, e.g. "Fridge"
+    thing: str,  # type of the object, e.g. "Mug"
 ) -> bool:
     "Whether ALFWorld lets this type of object lie in this type of receptacle."
     return thing in _rules('constants')['VAL_RECEPTACLE_OBJECTS'].get(receptacle, ())
 
+
 def can_be(
-    state: str, # Cleanable, Heatable, Coolable, Sliceable or Toggleable
-    thing: str, # type of the object
+    state: str,  # Cleanable, Heatable, Coolable, Sliceable or Toggleable
+    thing: str,  # type of the object
 ) -> bool:
     "Whether ALFWorld lets this be done with this type of object."
     return thing in _rules('constants')['VAL_ACTION_OBJECTS'][state]
 
 # %% ../../notebooks/03b_envs.games.ipynb #99eaa365
 RECEPTACLES = dict(
-    kitchen=dict(Cabinet=(4, 8, 9, 10, 10, 11, 12, 13, 13, 14, 15, 16, 18, 20), CoffeeMachine=(1,), CounterTop=(1, 2, 2, 2, 3, 3, 4),
-        DiningTable=(0, 0, 1, 1, 1, 2), Drawer=(1, 3, 3, 4, 4, 5, 6, 7, 8, 9, 12), Fridge=(1,), GarbageCan=(1,), Microwave=(1,),
-        Shelf=(0, 0, 0, 0, 0, 3), SideTable=(0, 0, 0, 0, 0, 1), SinkBasin=(1,), StoveBurner=(4,), Toaster=(1,)),
-    bedroom=dict(ArmChair=(0, 0, 0, 0, 1), Bed=(1, 1, 1, 1, 1, 2), Cabinet=(0, 0, 0, 0, 0, 0, 2, 4), Desk=(0, 1, 1, 1, 2),
-        DiningTable=(0, 0, 0, 0, 0, 1), Drawer=(2, 2, 3, 4, 5, 5, 6, 8, 10, 12), Dresser=(0, 0, 1, 1), GarbageCan=(1,),
-        LaundryHamper=(0, 0, 0, 1), Safe=(0, 0, 0, 0, 0, 1), Shelf=(0, 0, 0, 1, 1, 2, 3, 5, 8), SideTable=(1, 1, 2)),
-    livingroom=dict(ArmChair=(1, 1, 1, 2, 2), Cabinet=(0, 0, 0, 0, 0, 0, 4), CoffeeTable=(1, 1, 1, 2), DiningTable=(0, 0, 1, 1, 2),
-        Drawer=(0, 0, 1, 1, 4, 4, 6, 7, 8), Dresser=(0, 0, 1), GarbageCan=(1,), Ottoman=(0, 0, 0, 0, 0, 1), Safe=(0, 0, 0, 0, 0, 0, 1),
-        Shelf=(0, 0, 0, 0, 1, 2, 4, 6, 8), SideTable=(0, 1, 1, 2, 2, 3), Sofa=(1, 1, 1, 2), TVStand=(0, 0, 1)),
-    bathroom=dict(BathtubBasin=(0, 1, 1), Cabinet=(0, 0, 0, 2, 3, 4, 4, 5), Cart=(0, 0, 0, 0, 0, 0, 0, 1), CounterTop=(0, 1, 1, 1, 1, 2),
-        Drawer=(0, 0, 0, 1, 2, 4, 6, 8), GarbageCan=(1,), HandTowelHolder=(1, 1, 2), Shelf=(0, 0, 0, 0, 1, 2), SideTable=(0, 0, 0, 0, 0, 0, 1),
-        SinkBasin=(1, 2), Toilet=(1,), ToiletPaperHanger=(1,), TowelHolder=(1, 1, 2)))
+    kitchen=dict(
+        Cabinet=(4, 8, 9, 10, 10, 11, 12, 13, 13, 14, 15, 16, 18, 20),
+        CoffeeMachine=(1,),
+        CounterTop=(1, 2, 2, 2, 3, 3, 4),
+        DiningTable=(0, 0, 1, 1, 1, 2),
+        Drawer=(1, 3, 3, 4, 4, 5, 6, 7, 8, 9, 12),
+        Fridge=(1,),
+        GarbageCan=(1,),
+        Microwave=(1,),
+        Shelf=(0, 0, 0, 0, 0, 3),
+        SideTable=(0, 0, 0, 0, 0, 1),
+        SinkBasin=(1,),
+        StoveBurner=(4,),
+        Toaster=(1,),
+    ),
+    bedroom=dict(
+        ArmChair=(0, 0, 0, 0, 1),
+        Bed=(1, 1, 1, 1, 1, 2),
+        Cabinet=(0, 0, 0, 0, 0, 0, 2, 4),
+        Desk=(0, 1, 1, 1, 2),
+        DiningTable=(0, 0, 0, 0, 0, 1),
+        Drawer=(2, 2, 3, 4, 5, 5, 6, 8, 10, 12),
+        Dresser=(0, 0, 1, 1),
+        GarbageCan=(1,),
+        LaundryHamper=(0, 0, 0, 1),
+        Safe=(0, 0, 0, 0, 0, 1),
+        Shelf=(0, 0, 0, 1, 1, 2, 3, 5, 8),
+        SideTable=(1, 1, 2),
+    ),
+    livingroom=dict(
+        ArmChair=(1, 1, 1, 2, 2),
+        Cabinet=(0, 0, 0, 0, 0, 0, 4),
+        CoffeeTable=(1, 1, 1, 2),
+        DiningTable=(0, 0, 1, 1, 2),
+        Drawer=(0, 0, 1, 1, 4, 4, 6, 7, 8),
+        Dresser=(0, 0, 1),
+        GarbageCan=(1,),
+        Ottoman=(0, 0, 0, 0, 0, 1),
+        Safe=(0, 0, 0, 0, 0, 0, 1),
+        Shelf=(0, 0, 0, 0, 1, 2, 4, 6, 8),
+        SideTable=(0, 1, 1, 2, 2, 3),
+        Sofa=(1, 1, 1, 2),
+        TVStand=(0, 0, 1),
+    ),
+    bathroom=dict(
+        BathtubBasin=(0, 1, 1),
+        Cabinet=(0, 0, 0, 2, 3, 4, 4, 5),
+        Cart=(0, 0, 0, 0, 0, 0, 0, 1),
+        CounterTop=(0, 1, 1, 1, 1, 2),
+        Drawer=(0, 0, 0, 1, 2, 4, 6, 8),
+        GarbageCan=(1,),
+        HandTowelHolder=(1, 1, 2),
+        Shelf=(0, 0, 0, 0, 1, 2),
+        SideTable=(0, 0, 0, 0, 0, 0, 1),
+        SinkBasin=(1, 2),
+        Toilet=(1,),
+        ToiletPaperHanger=(1,),
+        TowelHolder=(1, 1, 2),
+    ),
+)
 
 # %% ../../notebooks/03b_envs.games.ipynb #80baa9f4
-ALWAYS = {room: things.split() for room, things in dict(
-    kitchen='''Apple Bowl Bread ButterKnife Cup DishSponge Egg Fork Knife Lettuce Mug Pan PepperShaker Plate Pot Potato SaltShaker
-        SoapBottle Spatula Spoon Tomato''',
-    bedroom='AlarmClock Book CD CellPhone CreditCard KeyChain Laptop Pen Pencil Pillow',
-    livingroom='Box CreditCard KeyChain Laptop Pillow RemoteControl Statue',
-    bathroom='Candle Cloth HandTowel SoapBar SoapBottle SprayBottle ToiletPaper Towel').items()}
+ALWAYS = {
+    room: things.split()
+    for room, things in dict(
+        kitchen="""Apple Bowl Bread ButterKnife Cup DishSponge Egg Fork Knife Lettuce Mug Pan PepperShaker Plate
+        Pot Potato SaltShaker SoapBottle Spatula Spoon Tomato""",
+        bedroom='AlarmClock Book CD CellPhone CreditCard KeyChain Laptop Pen Pencil Pillow',
+        livingroom='Box CreditCard KeyChain Laptop Pillow RemoteControl Statue',
+        bathroom='Candle Cloth HandTowel SoapBar SoapBottle SprayBottle ToiletPaper Towel',
+    ).items()
+}
 
 SOMETIMES = dict(
-    kitchen=dict(Kettle=.5, WineBottle=.4, Ladle=.35, Glassbottle=.25, Vase=.15, Statue=.15, Book=.1, CellPhone=.1, CreditCard=.1, Pencil=.07,
-        SprayBottle=.07, Pen=.06),
-    bedroom=dict(Mug=.5, Box=.45, Bowl=.45, Cloth=.2, Statue=.15, TissueBox=.15, RemoteControl=.12, Watch=.07, Vase=.06),
-    livingroom=dict(Newspaper=.6, Vase=.55, WateringCan=.5, Watch=.5, Plate=.35, TissueBox=.35, Book=.25, CellPhone=.2, Pen=.2, Pencil=.17,
-        Bowl=.1, Candle=.1),
-    bathroom=dict(TissueBox=.25, DishSponge=.25))
+    kitchen=dict(
+        Kettle=0.5,
+        WineBottle=0.4,
+        Ladle=0.35,
+        Glassbottle=0.25,
+        Vase=0.15,
+        Statue=0.15,
+        Book=0.1,
+        CellPhone=0.1,
+        CreditCard=0.1,
+        Pencil=0.07,
+        SprayBottle=0.07,
+        Pen=0.06,
+    ),
+    bedroom=dict(
+        Mug=0.5, Box=0.45, Bowl=0.45, Cloth=0.2, Statue=0.15, TissueBox=0.15, RemoteControl=0.12, Watch=0.07, Vase=0.06
+    ),
+    livingroom=dict(
+        Newspaper=0.6,
+        Vase=0.55,
+        WateringCan=0.5,
+        Watch=0.5,
+        Plate=0.35,
+        TissueBox=0.35,
+        Book=0.25,
+        CellPhone=0.2,
+        Pen=0.2,
+        Pencil=0.17,
+        Bowl=0.1,
+        Candle=0.1,
+    ),
+    bathroom=dict(TissueBox=0.25, DishSponge=0.25),
+)
 
-SINGLE = ('Box', 'WateringCan') # one a room, unless a goal needs two
+SINGLE = ('Box', 'WateringCan')  # one a room, unless a goal needs two
 
 # %% ../../notebooks/03b_envs.games.ipynb #aaa60161
-WEIGHT = dict(HandTowelHolder=1000, Bed=100, StoveBurner=100, DiningTable=70, Sofa=70, CoffeeTable=70, CoffeeMachine=60, TVStand=60, BathtubBasin=60,
-    Fridge=50, Desk=45, Dresser=45, CounterTop=40, Cart=40, Toilet=30, SideTable=25, Ottoman=30, Safe=18, Microwave=17, SinkBasin=17,
-    ToiletPaperHanger=17, ArmChair=17, Shelf=14, GarbageCan=14, TowelHolder=10, LaundryHamper=5, Cabinet=8, Drawer=7, Toaster=1)
-CAPACITY = dict(CoffeeMachine=1, HandTowelHolder=1, StoveBurner=1, Toaster=1, ToiletPaperHanger=1, TowelHolder=1, Cabinet=3, Drawer=3, GarbageCan=4,
-    Microwave=3, Safe=3, SinkBasin=5, Shelf=5)
+WEIGHT = dict(
+    HandTowelHolder=1000,
+    Bed=100,
+    StoveBurner=100,
+    DiningTable=70,
+    Sofa=70,
+    CoffeeTable=70,
+    CoffeeMachine=60,
+    TVStand=60,
+    BathtubBasin=60,
+    Fridge=50,
+    Desk=45,
+    Dresser=45,
+    CounterTop=40,
+    Cart=40,
+    Toilet=30,
+    SideTable=25,
+    Ottoman=30,
+    Safe=18,
+    Microwave=17,
+    SinkBasin=17,
+    ToiletPaperHanger=17,
+    ArmChair=17,
+    Shelf=14,
+    GarbageCan=14,
+    TowelHolder=10,
+    LaundryHamper=5,
+    Cabinet=8,
+    Drawer=7,
+    Toaster=1,
+)
+CAPACITY = dict(
+    CoffeeMachine=1,
+    HandTowelHolder=1,
+    StoveBurner=1,
+    Toaster=1,
+    ToiletPaperHanger=1,
+    TowelHolder=1,
+    Cabinet=3,
+    Drawer=3,
+    GarbageCan=4,
+    Microwave=3,
+    Safe=3,
+    SinkBasin=5,
+    Shelf=5,
+)
 OPENABLE = ('Cabinet', 'Drawer', 'Fridge', 'Microwave', 'Safe')
-LIDLESS = 1/6 # share of the cabinets, drawers and safes that stand open for ever, as in the real games
+LIDLESS = 1 / 6  # share of the cabinets, drawers and safes that stand open for ever, as in the real games
 
 # %% ../../notebooks/03b_envs.games.ipynb #d88e89c1
-VERSION = 'v1' # of this builder: games of another version are other games
-SPLITS = dict(train=27, valid_unseen=9) # layouts of each kind of room
-SIZES = dict(kitchen=(20, 42), bedroom=(8, 24), livingroom=(8, 24), bathroom=(9, 20)) # receptacles
+VERSION = 'v1'  # of this builder: games of another version are other games
+SPLITS = dict(train=27, valid_unseen=9)  # layouts of each kind of room
+SIZES = dict(kitchen=(20, 42), bedroom=(8, 24), livingroom=(8, 24), bathroom=(9, 20))  # receptacles
+
 
 @dataclass(frozen=True)
 class Layout:
     "A room without its objects."
-    room: str # kitchen, bedroom, livingroom or bathroom
-    number: int # within its room kind and split
-    counts: tuple[tuple[str, int], ...] # receptacle type, how many; sorted
-    extras: tuple[str, ...] # types of the occasional objects that belong to this room
-    receptacles: tuple[tuple[str, str, bool], ...] # name in the game file, type, whether it has a door
+
+    room: str  # kitchen, bedroom, livingroom or bathroom
+    number: int  # within its room kind and split
+    counts: tuple[tuple[str, int], ...]  # receptacle type, how many; sorted
+    extras: tuple[str, ...]  # types of the occasional objects that belong to this room
+    receptacles: tuple[tuple[str, str, bool], ...]  # name in the game file, type, whether it has a door
 
     @property
-    def signature(self) -> str: return signature(self.room, self.counts)
+    def signature(self) -> str:
+        return signature(self.room, self.counts)
+
 
 def signature(room, counts) -> str:
     "A room kind and its receptacle counts in one hash."
     return digest('layout', room, sorted(map(list, counts)))
+
 
 def side(sign: str) -> str:
     "The split to which the layouts with this signature belong."
     return 'valid_unseen' if int(sign, 16) % 2 else 'train'
 
 # %% ../../notebooks/03b_envs.games.ipynb #4cdc10ba
-def _number(cm): return f'_{"minus" if cm < 0 else "plus"}_{abs(cm)//100:02d}_dot_{abs(cm)%100:02d}'
+def _number(cm):
+    return f'_{"minus" if cm < 0 else "plus"}_{abs(cm) // 100:02d}_dot_{abs(cm) % 100:02d}'
+
 
 def _named(types, random):
     "A mangled name for each type, all different."
@@ -120,20 +249,25 @@ def _draw_layout(room, number, seed):
     types = [t for t, n in counts.items() for _ in range(n)]
     extras = tuple(t for t, p in SOMETIMES[room].items() if random.random() < p)
     doors = [t in OPENABLE and not (t in ('Cabinet', 'Drawer', 'Safe') and random.random() < LIDLESS) for t in types]
-    return Layout(room, number, tuple(sorted(Counter(types).items())), extras, tuple(zip(_named(types, random), types, doors)))
+    return Layout(
+        room, number, tuple(sorted(Counter(types).items())), extras, tuple(zip(_named(types, random), types, doors))
+    )
+
 
 @functools.cache
 def layouts(
-    room: str, # kitchen, bedroom, livingroom or bathroom
-    split: str, # train or valid_unseen
+    room: str,  # kitchen, bedroom, livingroom or bathroom
+    split: str,  # train or valid_unseen
     seed: int = 0,
 ) -> tuple[Layout, ...]:
     "The layouts of a kind of room in a split, each with its own signature."
     out, (low, high) = {}, SIZES[room]
     for number in itertools.count():
         layout = _draw_layout(room, number, seed)
-        if side(layout.signature) == split and low <= len(layout.receptacles) <= high: out.setdefault(layout.signature, layout)
-        if len(out) == SPLITS[split]: return tuple(out.values())
+        if side(layout.signature) == split and low <= len(layout.receptacles) <= high:
+            out.setdefault(layout.signature, layout)
+        if len(out) == SPLITS[split]:
+            return tuple(out.values())
 
 # %% ../../notebooks/03b_envs.games.ipynb #5396372a
 EVERYWHERE = ('bathroom', 'bedroom', 'livingroom', 'kitchen', 'bedroom', 'bathroom', 'livingroom')
@@ -143,53 +277,75 @@ KINDS = dict(
     pick_clean_then_place_in_recep=('kitchen', 'kitchen', 'bathroom', 'kitchen'),
     pick_heat_then_place_in_recep=('kitchen',),
     pick_cool_then_place_in_recep=('kitchen',),
-    pick_two_obj_and_place=EVERYWHERE)
-CHANGE = dict( # what is done with the object on the way: verb, what allows it, where
+    pick_two_obj_and_place=EVERYWHERE,
+)
+CHANGE = dict(  # what is done with the object on the way: verb, what allows it, where
     pick_clean_then_place_in_recep=('clean', 'Cleanable', 'SinkBasin'),
     pick_heat_then_place_in_recep=('heat', 'Heatable', 'Microwave'),
-    pick_cool_then_place_in_recep=('cool', 'Coolable', 'Fridge'))
-NO_GOALS = ('BathtubBasin', 'HandTowelHolder', 'LaundryHamper', 'SinkBasin', 'Toaster', 'TowelHolder', 'TVStand') # nothing is ever to be brought there
+    pick_cool_then_place_in_recep=('cool', 'Coolable', 'Fridge'),
+)
+NO_GOALS = (
+    'BathtubBasin',
+    'HandTowelHolder',
+    'LaundryHamper',
+    'SinkBasin',
+    'Toaster',
+    'TowelHolder',
+    'TVStand',
+)  # nothing is ever to be brought there
 LAMP, LAMP_PLACES = 'DeskLamp', ('Desk', 'SideTable', 'Dresser', 'CoffeeTable')
 
 # %% ../../notebooks/03b_envs.games.ipynb #a1562972
 def _makes_sense(kind, layout, thing, goal):
     "Whether `thing` can be brought to a receptacle of type `goal` in this layout, and is not there from the start."
     counts = dict(layout.counts)
-    if goal not in counts or goal in NO_GOALS or not may_hold(goal, thing): return False
-    if kind in CHANGE: return can_be(CHANGE[kind][1], thing) and goal != CHANGE[kind][2]
-    elsewhere = sum(CAPACITY.get(t, 9)*n for t, n in counts.items() if t != goal and may_hold(t, thing))
+    if goal not in counts or goal in NO_GOALS or not may_hold(goal, thing):
+        return False
+    if kind in CHANGE:
+        return can_be(CHANGE[kind][1], thing) and goal != CHANGE[kind][2]
+    elsewhere = sum(CAPACITY.get(t, 9) * n for t, n in counts.items() if t != goal and may_hold(t, thing))
     return elsewhere >= 4 and (kind != 'pick_two_obj_and_place' or CAPACITY.get(goal, 9) > 1)
+
 
 def goals(kind: str, layout: Layout) -> dict[str, list[str]]:
     "Object type → types of receptacle it can be brought to; a lamp is the only place to look at things."
     things = sorted({*ALWAYS[layout.room], *layout.extras})
-    if kind == 'look_at_obj_in_light': return {t: [''] for t in things}
+    if kind == 'look_at_obj_in_light':
+        return {t: [''] for t in things}
     out = {t: [r for r in RECEPTACLES[layout.room] if _makes_sense(kind, layout, t, r)] for t in things}
     return {t: r for t, r in out.items() if r}
 
 # %% ../../notebooks/03b_envs.games.ipynb #6088a899
-COPIES = {'pick_two_obj_and_place': (2, 2, 2, 2, 3, 3, 3, 4, 4)} # how many of the wanted object there are, each equally likely
+COPIES = {
+    'pick_two_obj_and_place': (2, 2, 2, 2, 3, 3, 3, 4, 4)
+}  # how many of the wanted object there are, each equally likely
 
-HIDDEN = .5 # the wanted object is this much less often behind a door
+HIDDEN = 0.5  # the wanted object is this much less often behind a door
+
 
 def _things(kind, layout, thing, random):
     "The types of everything that lies in the room, the wanted ones first."
     wanted = random.choice(COPIES.get(kind, (1, 1, 1, 2, 2, 2, 3, 3, 4)))
     others = [t for t in (*ALWAYS[layout.room], *layout.extras) if t != thing]
-    return [thing]*wanted + [t for t in others for _ in range(1 if t in SINGLE else random.choice((1, 2, 3)))]
+    return [thing] * wanted + [t for t in others for _ in range(1 if t in SINGLE else random.choice((1, 2, 3)))]
+
 
 def _furnish(kind, layout, thing, goal, random):
     "Object's mangled name → mangled name of the receptacle it lies in."
     free = {r: CAPACITY.get(t, 99) for r, t, _ in layout.receptacles}
     where, types = {}, _things(kind, layout, thing, random)
     if kind == 'look_at_obj_in_light':
-        lamp, = _named([LAMP], random)
+        (lamp,) = _named([LAMP], random)
         where[lamp] = random.choice([r for r, t, _ in layout.receptacles if t in LAMP_PLACES])
     for name, kind_of in zip(_named(types, random), types):
         taboo = goal if kind_of == thing and kind not in CHANGE else None
-        open_to = [(r, WEIGHT[t]*(HIDDEN if door and kind_of == thing else 1)) for r, t, door in layout.receptacles
-            if free[r] and t != taboo and may_hold(t, kind_of)]
-        if not open_to: continue
+        open_to = [
+            (r, WEIGHT[t] * (HIDDEN if door and kind_of == thing else 1))
+            for r, t, door in layout.receptacles
+            if free[r] and t != taboo and may_hold(t, kind_of)
+        ]
+        if not open_to:
+            continue
         where[name] = random.choices(*zip(*open_to))[0]
         free[where[name]] -= 1
     return where
@@ -197,6 +353,7 @@ def _furnish(kind, layout, thing, goal, random):
 # %% ../../notebooks/03b_envs.games.ipynb #f2b611fe
 class _Plan:
     "Commands that win, written while walking through the room."
+
     def __init__(self, layout, where):
         self.doors = {r for r, _, door in layout.receptacles if door}
         self.types = {r: t for r, t, _ in layout.receptacles}
@@ -213,10 +370,12 @@ class _Plan:
         found = [o for o in self.where if o.split('_bar_')[0] == type_of]
         return sorted(found, key=lambda o: (self.where[o] in self.doors, self.names[o]))
 
-    def do(self, *words): self.commands.append(' '.join(self.names.get(w, w) for w in words))
+    def do(self, *words):
+        self.commands.append(' '.join(self.names.get(w, w) for w in words))
 
     def go(self, place, inside=False):
-        if self.at != place: self.do('go to', place)
+        if self.at != place:
+            self.do('go to', place)
         self.at = place
         if inside and place in self.doors - self.opened:
             self.do('open', place)
@@ -228,17 +387,19 @@ class _Plan:
 
     def put(self, thing, place):
         self.go(place, inside=True)
-        if 'move {o} to {r}' in shipped('alfred.twl2'): self.do('move', thing, 'to', place)
-        else: self.do('put', thing, 'in/on', place) # before ALFWorld 0.4
+        if 'move {o} to {r}' in shipped('alfred.twl2'):
+            self.do('move', thing, 'to', place)
+        else:
+            self.do('put', thing, 'in/on', place)  # before ALFWorld 0.4
 
 # %% ../../notebooks/03b_envs.games.ipynb #a4ba5948
 def _walkthrough(kind, layout, where, thing, goal):
     "A short list of commands that wins."
     plan = _Plan(layout, where)
-    for found in plan.things(thing)[:2 if kind == 'pick_two_obj_and_place' else 1]:
+    for found in plan.things(thing)[: 2 if kind == 'pick_two_obj_and_place' else 1]:
         plan.take(found)
         if kind == 'look_at_obj_in_light':
-            lamp, = plan.things(LAMP)
+            (lamp,) = plan.things(LAMP)
             plan.go(where[lamp])
             plan.do('use', lamp)
             break
@@ -250,8 +411,17 @@ def _walkthrough(kind, layout, where, thing, goal):
     return plan.commands
 
 # %% ../../notebooks/03b_envs.games.ipynb #235cabc5
-PROPERTIES = dict(cleanable='Cleanable', heatable='Heatable', coolable='Coolable', sliceable='Sliceable', toggleable='Toggleable')
-NEEDED_TYPES = ('FridgeType - rtype', 'MicrowaveType - rtype', 'SinkBasinType - rtype', 'KnifeType - otype', 'ButterKnifeType - otype')
+PROPERTIES = dict(
+    cleanable='Cleanable', heatable='Heatable', coolable='Coolable', sliceable='Sliceable', toggleable='Toggleable'
+)
+NEEDED_TYPES = (
+    'FridgeType - rtype',
+    'MicrowaveType - rtype',
+    'SinkBasinType - rtype',
+    'KnifeType - otype',
+    'ButterKnifeType - otype',
+)
+
 
 def _facts(layout, where):
     "What is true at the start."
@@ -262,14 +432,18 @@ def _facts(layout, where):
     for r, t, door in layout.receptacles:
         yield f'receptacleType {r} {t}Type'
         yield f'receptacleAtLocation {r} {spot[r]}'
-        if door: yield f'openable {r}'
-    for t in {t for _, t, _ in layout.receptacles}: yield from (f'canContain {t}Type {o}Type' for o in types if may_hold(t, o))
+        if door:
+            yield f'openable {r}'
+    for t in {t for _, t, _ in layout.receptacles}:
+        yield from (f'canContain {t}Type {o}Type' for o in types if may_hold(t, o))
     for o, t in kind_of.items():
         yield f'objectType {o} {t}Type'
         yield f'inReceptacle {o} {where[o]}'
         yield f'objectAtLocation {o} {spot[where[o]]}'
-        if t != LAMP: yield f'pickupable {o}'
-        if t in _rules('constants')['MOVABLE_RECEPTACLES_SET']: yield f'isReceptacleObject {o}'
+        if t != LAMP:
+            yield f'pickupable {o}'
+        if t in _rules('constants')['MOVABLE_RECEPTACLES_SET']:
+            yield f'isReceptacleObject {o}'
         yield from (f'{fact} {o}' for fact, state in PROPERTIES.items() if can_be(state, t))
 
 # %% ../../notebooks/03b_envs.games.ipynb #321caa6f
@@ -279,42 +453,70 @@ def _problem(name, layout, where, goal_text):
     places = {f.split()[2] for f in facts if f.startswith(('receptacleAtLocation', 'atLocation'))}
     things = {'agent1 - agent', *NEEDED_TYPES, *(f'{o} - object' for o in where), *(f'{l} - location' for l in places)}
     things |= {f'{o.split("_bar_")[0]}Type - otype' for o in where}
-    for r, t, _ in layout.receptacles: things |= {f'{r} - receptacle', f'{t}Type - rtype'}
-    lines = ['', f'(define (problem {name})', '(:domain alfred)', '(:objects', *(f'  {t}' for t in sorted(things)), ')', '(:init',
-        *(f'  ({f})' for f in facts), ')', goal_text]
+    for r, t, _ in layout.receptacles:
+        things |= {f'{r} - receptacle', f'{t}Type - rtype'}
+    lines = [
+        '',
+        f'(define (problem {name})',
+        '(:domain alfred)',
+        '(:objects',
+        *(f'  {t}' for t in sorted(things)),
+        ')',
+        '(:init',
+        *(f'  ({f})' for f in facts),
+        ')',
+        goal_text,
+    ]
     return '\n'.join(lines)
 
 # %% ../../notebooks/03b_envs.games.ipynb #0c4d19cf
 def _files(kind, name, layout, where, thing, goal, random):
     "The two files of a game, as text."
-    target = dict(object_target=thing, parent_target=goal, toggle_target='' if goal else LAMP, mrecep_target='', object_sliced=False)
+    target = dict(
+        object_target=thing,
+        parent_target=goal,
+        toggle_target='' if goal else LAMP,
+        mrecep_target='',
+        object_sliced=False,
+    )
     fill = dict(obj=thing, recep=goal, toggle=target['toggle_target'], mrecep='')
     library = _rules('goal_library')['gdict'][kind]
     words = random.choice(library['templates']).format(**{k: v.lower() for k, v in fill.items()})
-    game = dict(pddl_domain=shipped('alfred.pddl'),
+    game = dict(
+        pddl_domain=shipped('alfred.pddl'),
         grammar=shipped('alfred.twl2').replace('UNKNOWN GOAL', words),
         pddl_problem=_problem(name, layout, where, library['pddl'].format(**fill).replace('#', '-')),
-        solvable=True, walkthrough=_walkthrough(kind, layout, where, thing, goal))
-    about = dict(task_id=name, task_type=kind, pddl_params=target, turk_annotations=dict(anns=[]),
-        scene=dict(floor_plan=f'{layout.room}-{layout.number}', scene_num=layout.number))
+        solvable=True,
+        walkthrough=_walkthrough(kind, layout, where, thing, goal),
+    )
+    about = dict(
+        task_id=name,
+        task_type=kind,
+        pddl_params=target,
+        turk_annotations=dict(anns=[]),
+        scene=dict(floor_plan=f'{layout.room}-{layout.number}', scene_num=layout.number),
+    )
     return {'game.tw-pddl': json.dumps(game, sort_keys=True), 'traj_data.json': json.dumps(about, sort_keys=True)}
 
 # %% ../../notebooks/03b_envs.games.ipynb #43ad7e71
 def game_id(
-    split: str, # train or valid_unseen
-    index: int, # which game, from 0
+    split: str,  # train or valid_unseen
+    index: int,  # which game, from 0
 ) -> str:
-    "The name of a game, e.g. \"train/00003-pick_heat_then_place_in_recep\"."
-    if split not in SPLITS: raise AgentkitError(f'there are no built games {split!r}; there are {", ".join(SPLITS)}')
-    if not isinstance(index, int) or index < 0: raise AgentkitError(f'games are numbered 0, 1, 2, …: {index!r} is not a number of a game')
+    'The name of a game, e.g. "train/00003-pick_heat_then_place_in_recep".'
+    if split not in SPLITS:
+        raise AgentkitError(f'there are no built games {split!r}; there are {", ".join(SPLITS)}')
+    if not isinstance(index, int) or index < 0:
+        raise AgentkitError(f'games are numbered 0, 1, 2, …: {index!r} is not a number of a game')
     return f'{split}/{index:05d}-{list(KINDS)[index % len(KINDS)]}'
 
+
 def build_game(
-    split: str, # train or valid_unseen
-    index: int, # which game, from 0
-    seed: int = 0, # other seeds give other rooms and other games
+    split: str,  # train or valid_unseen
+    index: int,  # which game, from 0
+    seed: int = 0,  # other seeds give other rooms and other games
 ) -> dict:
-    "A game: `id`, `kind`, `layout`, and `files`, the text of the two files by name. The same arguments give the same bytes."
+    "A game: `id`, `kind`, `layout` and `files` (name → text). The same arguments give the same bytes."
     name = game_id(split, index)
     kind = name.split('-')[-1]
     random = rng('game', VERSION, seed, name)
@@ -328,61 +530,80 @@ def build_game(
 
 # %% ../../notebooks/03b_envs.games.ipynb #a0a538f4
 def prove(
-    game: dict, # as made by `build_game`
+    game: dict,  # as made by `build_game`
 ) -> int:
     "Play the plan in the engine and demand a win; the number of steps it took."
     data = json.loads(game['files']['game.tw-pddl'])
     engine = Game(data)
     try:
         seen = engine.reset()
-        if seen.won: raise AgentkitError(f'game {game["id"]} is won before the first step')
+        if seen.won:
+            raise AgentkitError(f'game {game["id"]} is won before the first step')
         for n, command in enumerate(data['walkthrough'], 1):
-            if command not in seen.actions: raise AgentkitError(f'game {game["id"]}, step {n}: {command!r} is not possible')
+            if command not in seen.actions:
+                raise AgentkitError(f'game {game["id"]}, step {n}: {command!r} is not possible')
             seen = engine.step(command)
-        if not seen.won: raise AgentkitError(f'game {game["id"]}: the plan of {len(data["walkthrough"])} steps does not win')
+        if not seen.won:
+            raise AgentkitError(f'game {game["id"]}: the plan of {len(data["walkthrough"])} steps does not win')
         return len(data['walkthrough'])
-    finally: engine.close()
+    finally:
+        engine.close()
 
 # %% ../../notebooks/03b_envs.games.ipynb #a0b4437d
 class Builder:
     "Builds, proves and stores games; lives in a worker."
-    def __init__(self,
-        folder: str, # where the games go
+
+    def __init__(
+        self,
+        folder: str,  # where the games go
         seed: int = 0,
-    ): self.folder, self.seed = Path(folder), seed
+    ):
+        self.folder, self.seed = Path(folder), seed
 
     def build(self, split: str, index: int):
         "Make sure that this game is stored."
-        place = self.folder/game_id(split, index)
-        if (place/'game.tw-pddl').is_file(): return
+        place = self.folder / game_id(split, index)
+        if (place / 'game.tw-pddl').is_file():
+            return
         game = build_game(split, index, self.seed)
         prove(game)
-        for name in ('traj_data.json', 'game.tw-pddl'): write_text(place/name, game['files'][name])
+        for name in ('traj_data.json', 'game.tw-pddl'):
+            write_text(place / name, game['files'][name])
 
 # %% ../../notebooks/03b_envs.games.ipynb #b3a31c6e
 def _build(folder, split, indexes, seed, jobs):
     jobs = max(1, min(jobs, len(indexes)))
     idle = queue.SimpleQueue()
-    for _ in range(jobs): idle.put(None)
+    for _ in range(jobs):
+        idle.put(None)
     with contextlib.ExitStack() as workers, ThreadPoolExecutor(jobs) as pool:
+
         def one(index):
             worker = idle.get()
             try:
-                worker = worker or workers.enter_context(Worker('agentkit.envs.games:Builder', dict(folder=str(folder), seed=seed)))
+                worker = worker or workers.enter_context(
+                    Worker('agentkit.envs.games:Builder', dict(folder=str(folder), seed=seed))
+                )
                 worker.call('build', split, index, timeout=300)
-            finally: idle.put(worker)
-        for _ in progress_bar(pool.map(one, indexes), total=len(indexes), desc=f'building games ({split})', disable=len(indexes) < 8): pass
+            finally:
+                idle.put(worker)
+
+        for _ in progress_bar(
+            pool.map(one, indexes), total=len(indexes), desc=f'building games ({split})', disable=len(indexes) < 8
+        ):
+            pass
 
 # %% ../../notebooks/03b_envs.games.ipynb #9049881a
 def ensure_games(
-    split: str, # train or valid_unseen
-    n: int, # the first how many
-    seed: int = 0, # other seeds give other rooms and other games
-    jobs: int = 2, # worker processes that build
+    split: str,  # train or valid_unseen
+    n: int,  # the first how many
+    seed: int = 0,  # other seeds give other rooms and other games
+    jobs: int = 2,  # worker processes that build
 ) -> list[dict]:
-    "The first n games: `id`, `kind`, and `path` of the game file below the games folder; those that are missing are built."
+    "The first n games: `id`, `kind` and `path` below the games folder; those that are missing are built."
     folder = path_of('data', 'games', f'{VERSION}-seed{seed}')
     ids = [game_id(split, i) for i in range(n)]
-    missing = [i for i, name in enumerate(ids) if not (folder/name/'game.tw-pddl').is_file()]
-    if missing: _build(folder, split, missing, seed, jobs)
+    missing = [i for i, name in enumerate(ids) if not (folder / name / 'game.tw-pddl').is_file()]
+    if missing:
+        _build(folder, split, missing, seed, jobs)
     return [dict(id=name, kind=name.split('-')[-1], path=f'{folder.name}/{name}/game.tw-pddl') for name in ids]
