@@ -988,6 +988,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'agentkit.providers._created': ('providers.html#_created', 'agentkit/providers.py'),
                                     'agentkit.providers._file_error': ('providers.html#_file_error', 'agentkit/providers.py'),
                                     'agentkit.providers._heard': ('providers.html#_heard', 'agentkit/providers.py'),
+                                    'agentkit.providers._kind': ('providers.html#_kind', 'agentkit/providers.py'),
                                     'agentkit.providers._listing': ('providers.html#_listing', 'agentkit/providers.py'),
                                     'agentkit.providers._metrics': ('providers.html#_metrics', 'agentkit/providers.py'),
                                     'agentkit.providers._refuse': ('providers.html#_refuse', 'agentkit/providers.py'),

@@ -237,19 +237,11 @@ def from_generator(
     ]
 
 # %% ../notebooks/07a_collection.ipynb #60551e4d
-_ROLES = dict(
-    system='system',
-    developer='system',
-    user='user',
-    human='user',
-    tool='user',
-    function='user',
-    observation='user',
-    assistant='assistant',
-    gpt='assistant',
-    model='assistant',
-    function_call='assistant',
-)
+_ROLES = {
+    **dict.fromkeys(('system', 'developer'), 'system'),
+    **dict.fromkeys(('user', 'human', 'tool', 'function', 'observation'), 'user'),
+    **dict.fromkeys(('assistant', 'gpt', 'model', 'function_call'), 'assistant'),
+}
 
 
 def _text(content):

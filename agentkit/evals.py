@@ -51,25 +51,10 @@ def _bootstrap_mean(values, level, draws):
     return float(ci.low), float(ci.high)
 
 # %% ../notebooks/10_evals.ipynb #0527bdb9
-COLUMNS = [
-    'task',
-    'kind',
-    'split',
-    'policy',
-    'seed',
-    'success',
-    'score',
-    'termination',
-    'steps',
-    'invalid',
-    'progress',
-    'tokens_in',
-    'tokens_cached',
-    'tokens_out',
-    'calls',
-    'seconds',
-    'error',
-]
+COLUMNS = (
+    'task kind split policy seed success score termination steps invalid progress '
+    'tokens_in tokens_cached tokens_out calls seconds error'
+).split()
 
 
 def _progress(t):
@@ -77,11 +62,9 @@ def _progress(t):
     if t.won:
         return 1.0
     measure = find_progress(t.task.env) if t.task.env in ENVIRONMENTS else None
-    return (
-        round(measure(t.intro, transcript((x.action, x.observation) for x in t.steps)), 4)
-        if measure and t.intro
-        else None
-    )
+    if not (measure and t.intro):
+        return None
+    return round(measure(t.intro, transcript((x.action, x.observation) for x in t.steps)), 4)
 
 
 def episode_table(trajectories: list[Trajectory]) -> pd.DataFrame:
@@ -138,20 +121,11 @@ def summarise(episodes: pd.DataFrame) -> dict:
 
 def _spent(episodes):
     "Tokens a success, dollars an episode and a success, lost episodes included; None where nobody knows."
-    n, wins, tokens = (
-        len(episodes),
-        int(episodes['success'].sum()),
-        int(episodes[['tokens_in', 'tokens_out']].sum().sum()),
-    )
+    n, wins = len(episodes), int(episodes['success'].sum())
+    tokens = int(episodes[['tokens_in', 'tokens_out']].sum().sum())
     told = tokens or not episodes['calls'].sum()  # some servers do not count tokens
-    paid = (
-        [
-            cost(policy, *(int(g[c].sum()) for c in ('tokens_in', 'tokens_cached', 'tokens_out')))
-            for policy, g in episodes.groupby('policy')
-        ]
-        if told
-        else [None]
-    )
+    counts = ['tokens_in', 'tokens_cached', 'tokens_out']
+    paid = [cost(policy, *map(int, g[counts].sum())) for policy, g in episodes.groupby('policy')] if told else [None]
     dollars = None if None in paid else sum(paid)
     each = lambda total, among, digits: round(total / among, digits) if total is not None and among else None
     return dict(

@@ -333,31 +333,23 @@ class ExpertProgress(Judge):
     def _decision(self, gold, pred):
         if 'origin' not in gold:
             raise AgentkitError('the example does not say in which episode it was: make it with `decisions`')
-        here, action = (
-            (Task(**gold.origin['task']), gold.origin['seed'], turns(gold.trajectory)),
-            said(pred, 'action', ''),
-        )
-        seen = pred.get('observation') or self.replays.answer(
-            *here, action
-        )  # it is known when the decision was really taken
+        here = (Task(**gold.origin['task']), gold.origin['seed'], turns(gold.trajectory))
+        action = said(pred, 'action', '')
+        # it is known when the decision was really taken
+        seen = pred.get('observation') or self.replays.answer(*here, action)
         return self._step(*here, action, seen, action in gold.possible_actions or action.startswith('think:'))
 
     def _step(self, task, seed, told, action, observation, valid):
         "What one step did to the length of the way; reasonable is None when the expert gets there neither way."
-        before, after = (
-            self.replays.remaining(task, seed, told),
-            self.replays.remaining(task, seed, [*told, (action, observation)]),
-        )
+        before = self.replays.remaining(task, seed, told)
+        after = self.replays.remaining(task, seed, [*told, (action, observation)])
         lost = after + 1 - before if before is not None and after is not None else None
-        reasonable = (
-            False
-            if not valid
-            else lost <= self.slack
-            if lost is not None
-            else None
-            if before is None and after is None
-            else after is not None
-        )
+        if not valid:
+            reasonable = False
+        elif lost is not None:
+            reasonable = lost <= self.slack
+        else:
+            reasonable = None if before is None and after is None else after is not None
         return dict(action=action, before=before, after=after, lost=lost, reasonable=reasonable)
 
 # %% ../notebooks/06_judges.ipynb #abbb479a
@@ -556,12 +548,8 @@ class VerdictAdapter(dspy.Adapter):
             raise
 
 # %% ../notebooks/06_judges.ipynb #9b2489de
-STOPS = (
-    LMAuthError,
-    LMBillingError,
-    LMConfigurationError,
-    LMUnsupportedModelError,
-)  # will not get better: somebody has to do something
+# will not get better: somebody has to do something
+STOPS = (LMAuthError, LMBillingError, LMConfigurationError, LMUnsupportedModelError)
 
 
 class LMJudge(Judge):
@@ -596,25 +584,23 @@ class LMJudge(Judge):
         signature = _asking(self.predict.signature, shape)
         room = {k: max(v, tokens) for k in ('max_tokens', 'max_completion_tokens') if (v := self.lm.kwargs.get(k))}
         answer, error, reply = None, '', ''
-        with (
-            dspy.context(adapter=self.adapter, trace=None),
-            dspy.track_usage() as used,
-        ):  # no trace: an optimiser must not take the judge for a part of the agent
+        config = {**room, **(sampling or {})}
+        # no trace: an optimiser must not take the judge for a part of the agent
+        with dspy.context(adapter=self.adapter, trace=None), dspy.track_usage() as used:
             try:
-                answer = self.predict(
-                    lm=self.lm, signature=signature, config={**room, **(sampling or {})}, **inputs
-                ).verdict
+                answer = self.predict(lm=self.lm, signature=signature, config=config, **inputs).verdict
             except AdapterParseError as e:
                 reply = f'not readable: {" ".join(e.lm_response.split())[:200]}'
             except STOPS as e:
                 raise AgentkitError(f'{self.name}: {e}'.splitlines()[0]) from e
             except (EpisodeError, LMError) as e:
                 error = f'{type(e).__name__}: {e}'.splitlines()[0]
-        return answer, dict(
-            judge=self.name,
-            usage=usage(used),
-            **(dict(error=error) if error else dict(explanation=reply) if answer is None else {}),
-        )
+        rest = dict(judge=self.name, usage=usage(used))
+        if error:
+            rest['error'] = error
+        elif answer is None:
+            rest['explanation'] = reply
+        return answer, rest
 
 # %% ../notebooks/06_judges.ipynb #27855d7f
 class Assess(dspy.Signature):

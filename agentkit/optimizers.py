@@ -497,7 +497,8 @@ class _Ledger:
 
 # %% ../notebooks/11_optimizers.ipynb #7fa9aa05
 class Rollout(Player):
-    "An episode in a simulated world: `react` chooses one of the possible actions until the task or the steps end."
+    """An episode in a simulated world: at each step the policy's `react` chooses one of the possible actions,
+    until the task is done or the steps are used up."""
 
     def __init__(self, policy, tasks, pool, limits, seed, ledger):
         super().__init__(policy, tasks, pool, limits)
@@ -720,13 +721,12 @@ class Optimised:
 
     def _repr_markdown_(self):
         c, new, s = self.compare, self.prompts['after'], self.spent
-        verdict = (
-            'better, so it is kept'
-            if self.kept
-            else 'no better than before, so the old one stays'
-            if new != self.prompts['before']
-            else 'the old one: nothing better was found'
-        )
+        if self.kept:
+            verdict = 'better, so it is kept'
+        elif new != self.prompts['before']:
+            verdict = 'no better than before, so the old one stays'
+        else:
+            verdict = 'the old one: nothing better was found'
         head = (
             f'**{self.method}** for {self.agent.name}: the new prompt is **{verdict}**. '
             f'On {c["tasks"]} tasks that it never saw {c["a_success"]:.1%} → {c["b_success"]:.1%}, '

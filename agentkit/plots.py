@@ -403,13 +403,11 @@ def calibration_plot(
     plt.close(_figure()[0])  # sets the style
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.4), layout='constrained', width_ratios=(1, 1.35))
     plt.close(figure)
-    words = (
-        {True: 'good', False: 'bad'}
-        if c.info.get('threshold') is not None
-        else {1.0: 'first', 0.5: 'tie', 0.0: 'second'}
-        if c.rows['consistent'].notna().any()
-        else {}
-    )
+    words = {}
+    if c.info.get('threshold') is not None:
+        words = {True: 'good', False: 'bad'}
+    elif c.rows['consistent'].notna().any():
+        words = {1.0: 'first', 0.5: 'tie', 0.0: 'second'}
     table, scores, s = c.table.rename(index=words, columns=words), c.by_score, c.summary
     sns.heatmap(table, annot=True, fmt='d', cmap='Blues', cbar=False, square=True, linewidths=1, ax=left)
     left.set(xlabel='the judge says', ylabel='truth')

@@ -228,21 +228,22 @@ class Api:
             ) from e
 
 
+def _kind(e):
+    if e.status_code == 401:
+        return lm15.AuthError
+    if e.code == 'insufficient_quota':
+        return lm15.BillingError
+    if e.status_code == 429:
+        return lm15.RateLimitError
+    if e.status_code >= 500 or e.status_code in (408, 409):
+        return lm15.ServerError
+    return lm15.InvalidRequestError
+
+
 def _refused(e):
     "An error of OpenAI's client as one that `backoff` knows."
     told, after = e.body.get('message') if isinstance(e.body, dict) else '', e.response.headers.get('retry-after', '')
-    kind = (
-        lm15.AuthError
-        if e.status_code == 401
-        else lm15.BillingError
-        if e.code == 'insufficient_quota'
-        else lm15.RateLimitError
-        if e.status_code == 429
-        else lm15.ServerError
-        if e.status_code >= 500 or e.status_code in (408, 409)
-        else lm15.InvalidRequestError
-    )
-    return kind(
+    return _kind(e)(
         told or e.message,
         status=e.status_code,
         retry_after=float(after) if re.fullmatch(r'\d+(\.\d+)?', after) else None,

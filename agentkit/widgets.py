@@ -43,11 +43,8 @@ class RatingWidget:
         self.previous, self.next = (
             w.Button(icon=f'arrow-{side}', tooltip=side, layout=w.Layout(width='3em')) for side in ('left', 'right')
         )
-        self.text, self.status, self.progress = (
-            w.HTML(),
-            w.HTML(),
-            w.IntProgress(max=len(self.records), layout=w.Layout(width='12em')),
-        )
+        self.text, self.status = w.HTML(), w.HTML()
+        self.progress = w.IntProgress(max=len(self.records), layout=w.Layout(width='12em'))
         self.box = w.VBox(
             [
                 w.HBox([self.rater, self.progress, self.status]),
@@ -82,10 +79,8 @@ class RatingWidget:
             f'record {self.at + 1} of {len(self.records)}, {done} rated' if named else 'enter your name to begin'
         )
         for label, button in self.buttons.items():
-            button.disabled, button.button_style = (
-                not named,
-                'success' if self.given.get(r.id) == self.values[label] else '',
-            )
+            button.disabled = not named
+            button.button_style = 'success' if self.given.get(r.id) == self.values[label] else ''
         self.previous.disabled, self.next.disabled = self.at == 0, self.at == len(self.records) - 1
 
     def _rate(self, value):
