@@ -1,4 +1,4 @@
-"""The server process behind `agentkit.serving`. Written by hand, because a child that only serves should not import DSPy.
+"""The server process behind `agentkit.serving`. Hand-written, because a child that only serves should not import DSPy.
 
 It takes a JSON object as its argument, prints one line with its address, and ends when its standard input closes."""
 
@@ -6,7 +6,7 @@ import json, os, sys
 
 
 def main(gguf: str, name: str, slots: int, context: int, threads: int, adapters: list[str] = ()):
-    "Serve a GGUF file with llama.cpp until standard input closes; adapters are loaded, and applied to the requests that ask for them."
+    "Serve a GGUF file with llama.cpp until standard input closes; adapters apply to the requests that ask for them."
     import xllamacpp
 
     p = xllamacpp.CommonParams()

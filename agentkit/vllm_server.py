@@ -1,6 +1,7 @@
-"""The process between `agentkit.serving` and vLLM. Written by hand, because it only starts, watches and ends another process.
+"""The process between `agentkit.serving` and vLLM. Hand-written: it only starts, watches and ends another process.
 
-It takes a JSON object as its argument, prints one line with the address once vLLM answers, and takes vLLM along when its standard input closes."""
+It takes a JSON object as its argument, prints one line with the address once vLLM answers, and takes vLLM along
+when its standard input closes."""
 
 import ctypes, json, os, signal, socket, subprocess, sys, threading, time, urllib.request
 

@@ -1,4 +1,4 @@
-"Hand-written, not exported from a notebook, because it is plumbing: the child process behind `agentkit.envs.base.Worker`."
+"Hand-written, because it is plumbing: the child process behind `agentkit.envs.base.Worker`."
 
 import faulthandler, importlib, json, os, queue, select, signal, sys, threading, time
 
@@ -8,7 +8,7 @@ GRACE = 5  # seconds between the parent's end and ours
 
 
 def private_pipes() -> tuple[int, int]:
-    "Take file descriptors 0 and 1 away from everybody else: what libraries print goes to stderr, what they read is empty."
+    "Take file descriptors 0 and 1 away from everybody: what libraries print goes to stderr, what they read is empty."
     requests, replies = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -18,7 +18,7 @@ def private_pipes() -> tuple[int, int]:
 
 
 def listen(fd: int, parent: int, lines: queue.Queue):
-    "Queue the parent's lines; when the parent is gone, queue None, and end the whole process group if that does not end us."
+    "Queue the parent's lines; when it is gone, queue None, and end the process group if that does not end us."
     rest = b''
     while True:
         if not select.select([fd], [], [], 2)[0]:
