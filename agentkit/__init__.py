@@ -1,2 +1,7 @@
-"""Measure an agent, distil it into a small local model, compare honestly."""
+"""Measure an agent, distil it into a small local model, compare honestly: a Jupyter-first research kit
+
+Modules:
+
+- `agentkit.vllm_server`: The process between `agentkit.serving` and vLLM. Hand-written: it only starts, watches and ends another process."""
+
 __version__ = "0.1.0"

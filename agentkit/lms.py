@@ -11,9 +11,8 @@ __all__ = ['ROUTES', 'KEYS', 'OWN_KEY', 'FIRST', 'CAP', 'TRIES', 'PATIENCE', 'BA
 # %% ../notebooks/02_lms.ipynb #d93dde1c
 import os
 
-os.environ.setdefault(
-    'LITELLM_LOCAL_MODEL_COST_MAP', 'True'
-)  # litellm otherwise looks for its price list on the network at import
+# litellm otherwise looks for its price list on the network at import
+os.environ.setdefault('LITELLM_LOCAL_MODEL_COST_MAP', 'True')
 import contextlib, functools, importlib.util, threading, time
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from dspy import lm15
 from .core import AgentkitError, EpisodeError, read_json, root, settings
 
 # %% ../notebooks/02_lms.ipynb #94ec2b51
+# provider → the wire format DSPy speaks to it
 ROUTES = dict(
     openai='openai-chat',
     groq='groq',
@@ -31,7 +31,7 @@ ROUTES = dict(
     openrouter='openrouter',
     ollama_chat='ollama',
     hosted_vllm='vllm',
-)  # provider → the wire format DSPy speaks to it
+)
 KEYS = dict(
     openai='OPENAI_API_KEY',
     groq='GROQ_API_KEY',
@@ -359,11 +359,12 @@ class RemoteLM(PlainErrors, dspy.LM):
         )
 
     def infer_provider(self):
+        # who fine-tunes it
         return (
             importlib.import_module('agentkit.providers').OpenAIProvider(self.engine)
             if self.model.startswith('openai/')
             else super().infer_provider()
-        )  # who fine-tunes it
+        )
 
     def choice(self, actions) -> dict:
         "The keyword arguments of a call whose answer is an action; a fine-tuned model has learned to say the bare one."
@@ -411,9 +412,8 @@ def make_lm(
     try:
         return RemoteLM(f'{provider}/{model}', engine, **kwargs)
     except dspy.LMConfigurationError:
-        return RemoteLM(
-            f'{provider}/{model}', engine, **{'temperature': None, 'max_tokens': None, **kwargs}
-        )  # OpenAI's reasoning models choose both themselves
+        # OpenAI's reasoning models choose both themselves
+        return RemoteLM(f'{provider}/{model}', engine, **{'temperature': None, 'max_tokens': None, **kwargs})
 
 # %% ../notebooks/02_lms.ipynb #1e48f4d4
 class _Script:
@@ -486,9 +486,8 @@ def _own_price(name):
             f'{path}: the price of {name} is {row}; write input, output and perhaps cached, '
             'in dollars for a million tokens'
         )
-    return {
-        k: row.get(k, row['input']) for k in ('input', 'cached', 'output')
-    }  # what training costs is for `providers`
+    # what training costs is for `providers`
+    return {k: row.get(k, row['input']) for k in ('input', 'cached', 'output')}
 
 
 def price(
@@ -505,9 +504,8 @@ def price(
         return own
     if address:
         return None
-    known = [
-        _table().get(n, {}) for n in (f'{provider}/{model}', model, ':'.join(model.split(':')[:2]))
-    ]  # the last: a fine-tuned model has its base's row, "ft:<base>"
+    # the last: a fine-tuned model has its base's row, "ft:<base>"
+    known = [_table().get(n, {}) for n in (f'{provider}/{model}', model, ':'.join(model.split(':')[:2]))]
     row = next((r for r in known if r.get('litellm_provider') == provider and 'input_cost_per_token' in r), None)
     if row is None:
         return None

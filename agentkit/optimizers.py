@@ -220,6 +220,7 @@ def _count_gepa(s, learn, val):
 
 
 def _search_gepa(r, s):
+    # there is one predictor: nothing to merge
     optimizer = dspy.GEPA(
         r.metric,
         max_metric_calls=_gepa_calls(s, len(r.learn), len(r.val)),
@@ -229,7 +230,7 @@ def _search_gepa(r, s):
         use_merge=False,
         num_threads=r.threads,
         seed=r.seed,
-    )  # there is one predictor: nothing to merge
+    )
     return optimizer.compile(r.program, trainset=r.learn, valset=r.val)
 
 
@@ -291,9 +292,10 @@ def _search_bootstrap_search(r, s):
         num_threads=r.threads,
         stop_at_score=100,
     )
+    # -2 would show labels, which tasks do not have
     return optimizer.compile(
         r.program, teacher=r.shown_by, trainset=r.learn, valset=r.val, restrict=[-3, *range(-1, n)]
-    )  # -2 would show labels, which tasks do not have
+    )
 
 
 METHODS['bootstrap_search'] = Method(
@@ -348,9 +350,8 @@ def find_method(
     return m, s
 
 # %% ../notebooks/11_optimizers.ipynb #b4c23feb
-EPISODE = dict(
-    tokens_in=20_000, tokens_cached=0, tokens_out=250
-)  # assumed until an episode has been played: some twenty steps
+# assumed until an episode has been played: some twenty steps
+EPISODE = dict(tokens_in=20_000, tokens_cached=0, tokens_out=250)
 PROPOSAL = dict(tokens_in=3_000, tokens_cached=0, tokens_out=600)  # assumed for a call of the prompt model
 
 

@@ -93,10 +93,8 @@ def check_examples(
     return rows
 
 # %% ../notebooks/09a_providers.ipynb #d8e1b364
-TRAINING = {
-    'gpt-4o-mini-2024-07-18': 3.0,
-    'gpt-4o-2024-08-06': 25.0,
-}  # dollars a million trained tokens, as published in 2026; others belong into prices.json
+# dollars a million trained tokens, as published in 2026; others belong into prices.json
+TRAINING = {'gpt-4o-mini-2024-07-18': 3.0, 'gpt-4o-2024-08-06': 25.0}
 
 
 def _base(model):
@@ -119,10 +117,11 @@ def count_tokens(
     model: str,  # whose vocabulary is used
 ) -> int:
     "Tokens of a conversation as OpenAI counts them."
+    # vocabularies that need no download
     os.environ.setdefault(
         'TIKTOKEN_CACHE_DIR',
         str(Path(importlib.util.find_spec('litellm').origin).parent / 'litellm_core_utils/tokenizers'),
-    )  # vocabularies that need no download
+    )
     tiktoken = importlib.import_module('tiktoken')
     try:
         name = tiktoken.encoding_name_for_model(_base(model))
@@ -500,10 +499,8 @@ class PracticeServer(_Api):
         seconds: float = 0.5,  # how long a job takes
     ):
         super().__init__(seconds)
-        self.log, self.faults = (
-            [],
-            [],
-        )  # what was asked; (pattern, status, headers): how the next question that matches is answered instead
+        # what was asked; (pattern, status, headers): how the next question that matches is answered instead
+        self.log, self.faults = [], []
         self._http = ThreadingHTTPServer(('127.0.0.1', 0), type('Handler', (_Handler,), dict(practice=self)))
         self._http.daemon_threads = True
         threading.Thread(target=self._http.serve_forever, kwargs=dict(poll_interval=0.05), daemon=True).start()

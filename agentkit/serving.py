@@ -63,9 +63,8 @@ def check_card(
     return card
 
 # %% ../notebooks/08_serving.ipynb #984376f3
-FILES = dict(
-    weights_sha256='model.safetensors', gguf_sha256='model.gguf', adapter_sha256='adapter/adapter.gguf'
-)  # what a card vouches for
+# what a card vouches for
+FILES = dict(weights_sha256='model.safetensors', gguf_sha256='model.gguf', adapter_sha256='adapter/adapter.gguf')
 
 
 def write_card(
@@ -188,11 +187,12 @@ class Server:
     def choose(self, model: str) -> dict:
         "What a request says so that this model answers: one of the adapters, or none."
         name = Path(str(model).removeprefix('local/')).name
+        # llama.cpp takes an empty list for all of them
         return (
             dict(lora=[dict(id=i, scale=float(a == name)) for i, a in enumerate(self.adapters)])
             if self.adapters
             else {}
-        )  # llama.cpp takes an empty list for all of them
+        )
 
     def hold(self, actions: list[str]) -> dict:
         "What a request says so that the answer is one of the actions, word for word."
@@ -218,9 +218,8 @@ class Server:
             raise AgentkitError(f'the server for {self.model} did not answer within {REPLY_SECONDS} s') from e
         except httpx.TransportError as e:
             try:
-                self._child.wait(
-                    timeout=DYING_SECONDS
-                )  # a killed process refuses connections before it can be waited for
+                # a killed process refuses connections before it can be waited for
+                self._child.wait(timeout=DYING_SECONDS)
             except subprocess.TimeoutExpired:
                 return self._http.post(path, json=body)  # it had just closed an idle connection
             raise AgentkitError(f'the server for {self.model} is gone: {self._ended()}') from e
@@ -285,10 +284,8 @@ class VllmServer(Server):
         return dict(structured_outputs=dict(choice=list(actions)))
 
 
-BACKENDS = {
-    'llama.cpp': ('xllamacpp', 'serve', Server),
-    'vllm': ('vllm', 'vllm', VllmServer),
-}  # name → package, the extra that installs it, class
+# name → package, the extra that installs it, class
+BACKENDS = {'llama.cpp': ('xllamacpp', 'serve', Server), 'vllm': ('vllm', 'vllm', VllmServer)}
 
 
 def _backend(name, path):

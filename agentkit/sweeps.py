@@ -193,9 +193,8 @@ def sweep(
             (c.folder / 'result.json').unlink(missing_ok=True)
     jobs = jobs or int(settings()['sweeps']['jobs'])
     if jobs > 1:
-        os.environ.setdefault(
-            'OMP_NUM_THREADS', str(max(1, os.cpu_count() // jobs))
-        )  # kernels inherit it: together they use each core once
+        # kernels inherit it: together they use each core once
+        os.environ.setdefault('OMP_NUM_THREADS', str(max(1, os.cpu_count() // jobs)))
 
     def run(numbered):
         i, cell = numbered
@@ -225,10 +224,8 @@ def collect(cells: list[Cell], statuses: list[dict]) -> pd.DataFrame:
     out = {'summary': [], 'timings': []}
 
     def row(about, measured):
-        return {
-            **about,
-            **{k: v for k, v in measured.items() if k not in about},
-        }  # a parameter's name always means the parameter
+        # a parameter's name always means the parameter
+        return {**about, **{k: v for k, v in measured.items() if k not in about}}
 
     for cell, s in zip(cells, statuses):
         about = dict(run=cell.run, **cell.told)

@@ -59,10 +59,11 @@ def stamp() -> dict:
     )
 
 # %% ../notebooks/14_tracking.ipynb #577c14a5
+# a name in a dictionary
 _SECRET = re.compile(
     r'(api|access|secret|private|auth|signing|subscription)[_-]?key|[_-]token$|secret|passw(or)?d|passphrase|authorization|credential',
     re.I,
-)  # a name in a dictionary
+)
 _SECRET_VARIABLE = re.compile(r'(^|_)(\w*key|token|secret|password|passwd|passphrase|credentials?)($|_)', re.I)
 _USER = re.compile(r"""(?<=://)[^/\s'"<>]+(?=@)""")
 _IN_TEXT = [(form, '***') for _, form in KEY_FORMS] + [
@@ -293,9 +294,8 @@ def _put(client, run, mask, params={}, rows=(), timings=(), tags={}, tables={}, 
     now, has = int(time.time() * 1000), {a.path for a in client.list_artifacts(run.info.run_id)}
     (numbers, words), (more, _) = _measures(rows), _measures(timings)
     entries = lambda kind, d, size: [kind(k, str(v)[:size]) for k, v in mask(d).items()]
-    fresh = entries(
-        Param, {k: v for k, v in params.items() if k not in run.data.params}, 6000
-    )  # a parameter cannot change: it is part of the run's name
+    # a parameter cannot change: it is part of the run's name
+    fresh = entries(Param, {k: v for k, v in params.items() if k not in run.data.params}, 6000)
     client.log_batch(
         run.info.run_id,
         [Metric(k, v, now, 0) for k, v in {**more, **numbers}.items()],
@@ -316,9 +316,8 @@ def _put_table(client, run, file, rows, there):
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     if there:
-        get_artifact_repository(run.info.artifact_uri, client.tracking_uri).delete_artifacts(
-            file
-        )  # log_table would append
+        # log_table would append
+        get_artifact_repository(run.info.artifact_uri, client.tracking_uri).delete_artifacts(file)
     client.log_table(run.info.run_id, pd.DataFrame(rows), file)
 
 
@@ -437,9 +436,8 @@ def _autolog(mlflow, mask):
     import dspy
     from mlflow.dspy.callback import MlflowCallback
 
-    before = contextvars.Context().run(
-        lambda: dict(dspy.settings.config)
-    )  # without what a surrounding dspy.context says
+    # without what a surrounding dspy.context says
+    before = contextvars.Context().run(lambda: dict(dspy.settings.config))
     on = any(isinstance(c, MlflowCallback) for c in dspy.settings.callbacks)  # somebody has called autolog
     callbacks = [*dspy.settings.callbacks, _watch(mask), *([] if on else [MlflowCallback()])]
     dspy.settings.configure(callbacks=callbacks, track_usage=True)
@@ -600,9 +598,10 @@ def open_ui(
         '1',
     ]
     _client()  # makes the tables of a new store
+    # without it the server waits for a price list from the network
     server = subprocess.Popen(
         command, start_new_session=True, env={**os.environ, 'LITELLM_LOCAL_MODEL_COST_MAP': 'True'}
-    )  # without it the server waits for a price list from the network
+    )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if server.wait():

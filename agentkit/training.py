@@ -11,9 +11,8 @@ __all__ = ['ROLES', 'END', 'SPECIAL', 'TEMPLATE', 'SIZES', 'SPREAD', 'SERVED', '
 # %% ../notebooks/09_training.ipynb #604f5b63
 import os
 
-os.environ.setdefault(
-    'GOMP_SPINCOUNT', '10000'
-)  # read when torch is loaded: threads that spin for long make training several times slower when a core is shared
+# read when torch is loaded: threads that spin for long make training several times slower when a core is shared
+os.environ.setdefault('GOMP_SPINCOUNT', '10000')
 
 # %% ../notebooks/09_training.ipynb #1c0a1825
 import dataclasses, functools, importlib.metadata, importlib.util, json, math, re, time

@@ -14,9 +14,10 @@ from pathlib import Path
 from .core import AgentkitError, need, read_json
 
 # %% ../notebooks/08a_weights.ipynb #4678e4fd
+# type → of matrices, and of the output matrix
 TYPES = dict(
     f32=('F32', 'F32'), f16=('F16', 'F16'), q8_0=('Q8_0', 'Q8_0'), q4_0=('Q4_0', 'Q8_0'), q4_k_m=('Q4_K', 'Q6_K')
-)  # type → of matrices, and of the output matrix
+)
 COARSER_THAN = dict(Q4_K='Q5_0', Q6_K='Q8_0', Q4_0='F16', Q5_0='F16', Q8_0='F16')  # where a block does not fit
 BLOCK = dict(F32=1, F16=1, Q8_0=32, Q5_0=32, Q4_0=32, Q4_K=256, Q6_K=256)
 

@@ -31,9 +31,8 @@ def data_folder() -> Path | None:
     if not name:
         return None
     folder = root() / Path(os.path.expandvars(name)).expanduser()
-    unasked = (
-        folder == Path('~/.cache/alfworld').expanduser() and not (folder / GAMES).exists()
-    )  # `import alfworld` sets the variable to this
+    # `import alfworld` sets the variable to this
+    unasked = folder == Path('~/.cache/alfworld').expanduser() and not (folder / GAMES).exists()
     return None if unasked else folder
 
 # %% ../../notebooks/03d_envs.alfworld.ipynb #0af8d878

@@ -151,9 +151,8 @@ class Beliefs:
 
 # %% ../../notebooks/03c_envs.alfworld_expert.ipynb #2ebe6c53
 NAME = r'[a-z]+ \d+'
-DEED = re.compile(
-    rf'(take|move|put|clean|heat|cool) ({NAME}) (?:from|to|in/on|with) ({NAME})'
-)  # "put … in/on" is what "move … to" was called before ALFWorld 0.4
+# "put … in/on" is what "move … to" was called before ALFWorld 0.4
+DEED = re.compile(rf'(take|move|put|clean|heat|cool) ({NAME}) (?:from|to|in/on|with) ({NAME})')
 PUT = re.compile(rf'put ({NAME}) in/on ({NAME})')
 LISTING = re.compile(rf'(?:On the|The) ({NAME})(?: is open\. In it)?, you see ([^.]*)\.')
 

@@ -102,9 +102,8 @@ def _translate(domain, problem):
             sys.argv = argv
             if collecting:
                 gc.enable()
-    derived = [
-        a.name for a in task.axioms if '@' not in a.name
-    ]  # those with an @ are the translator's own, for the goal
+    # those with an @ are the translator's own, for the goal
+    derived = [a.name for a in task.axioms if '@' not in a.name]
     if derived:
         raise AgentkitError(f'the PDDL domain has derived predicates, which are not followed here: {derived[0]}')
     long = [o.name for o in task.objects if len(o.name) > LONGEST]
@@ -137,9 +136,8 @@ def translate(domain: str, problem: str) -> dict:
         return stored
     made = _translate(domain, problem)
     names = {k: v for k, v in made.items() if k != 'sas'}
-    write_bytes(
-        path, zlib.compress(json.dumps(names).encode() + b'\n' + made['sas'])
-    )  # the SAS text, megabytes, is read faster as it is
+    # the SAS text, megabytes, is read faster as it is
+    write_bytes(path, zlib.compress(json.dumps(names).encode() + b'\n' + made['sas']))
     return made
 
 
@@ -249,10 +247,8 @@ class Facts:
         types,  # TextWorld's TypeHierarchy
     ):
         self.objects, self._types = objects, types
-        self._facts, self._ordered = (
-            defaultdict(set),
-            {},
-        )  # (predicate, types) → arguments; predicate → types → arguments in order
+        # (predicate, types) → arguments; predicate → types → arguments in order
+        self._facts, self._ordered = defaultdict(set), {}
 
     def set(self, predicate: str, arguments: tuple[str, ...], true: bool = True):
         "Make it a fact, or no fact."
@@ -352,9 +348,8 @@ class Game:
         if known:
             self._rules['task'] = [textgen.ProductionRule('task', _symbols(f'Your task is to: {goal}.'))]
         self._known, self._state = known, None
-        self._command, self._told = (
-            functools.cache(f) if known else f for f in (self._tell_command, self._tell)
-        )  # in ALFWorld's grammar commands never change
+        # in ALFWorld's grammar commands never change
+        self._command, self._told = (functools.cache(f) if known else f for f in (self._tell_command, self._tell))
 
     def reset(self) -> Observation:
         "Begin the game."
@@ -392,9 +387,8 @@ class Game:
     def _tell_command(self, operator):
         name, mapping = self._call(operator)
         template = self._logic.actions[name].template
-        return self._told(
-            template, tuple((p, a) for p, a in mapping.items() if not self._known or p[0] in template)
-        )  # going there is told the same from anywhere
+        # going there is told the same from anywhere
+        return self._told(template, tuple((p, a) for p, a in mapping.items() if not self._known or p[0] in template))
 
     def _tell(self, text, mapping):
         return self._narrator.tell(text, dict(mapping))

@@ -284,15 +284,8 @@ CHANGE = dict(  # what is done with the object on the way: verb, what allows it,
     pick_heat_then_place_in_recep=('heat', 'Heatable', 'Microwave'),
     pick_cool_then_place_in_recep=('cool', 'Coolable', 'Fridge'),
 )
-NO_GOALS = (
-    'BathtubBasin',
-    'HandTowelHolder',
-    'LaundryHamper',
-    'SinkBasin',
-    'Toaster',
-    'TowelHolder',
-    'TVStand',
-)  # nothing is ever to be brought there
+# nothing is ever to be brought there
+NO_GOALS = ('BathtubBasin', 'HandTowelHolder', 'LaundryHamper', 'SinkBasin', 'Toaster', 'TowelHolder', 'TVStand')
 LAMP, LAMP_PLACES = 'DeskLamp', ('Desk', 'SideTable', 'Dresser', 'CoffeeTable')
 
 # %% ../../notebooks/03b_envs.games.ipynb #a1562972
@@ -316,9 +309,8 @@ def goals(kind: str, layout: Layout) -> dict[str, list[str]]:
     return {t: r for t, r in out.items() if r}
 
 # %% ../../notebooks/03b_envs.games.ipynb #6088a899
-COPIES = {
-    'pick_two_obj_and_place': (2, 2, 2, 2, 3, 3, 3, 4, 4)
-}  # how many of the wanted object there are, each equally likely
+# how many of the wanted object there are, each equally likely
+COPIES = {'pick_two_obj_and_place': (2, 2, 2, 2, 3, 3, 3, 4, 4)}
 
 HIDDEN = 0.5  # the wanted object is this much less often behind a door
 
