@@ -1,11 +1,9 @@
 "The kit does today what it did when these values were recorded; `tests/pins/record.py` records them again."
 
 import difflib
-import os
 
 import pytest
-from pins import PINS, as_text, path_of, write
-from pins import play, prompts, rows  # noqa: F401
+from pins import PINS, as_text, judging, path_of, play, prompts, recording, reports, rows, training, write  # noqa: F401
 
 
 def marked(name):
@@ -16,7 +14,7 @@ def marked(name):
 def test_pin(name, tmp_path, results):
     produce, case, _ = PINS[name]
     value = produce(tmp_path, *case)
-    if os.environ.get('PINS') == 'record':
+    if recording():
         write(name, value)
     path = path_of(name)
     assert path, f'nothing is recorded for {name}: python tests/pins/record.py {name}'

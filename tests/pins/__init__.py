@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -24,6 +25,11 @@ def as_text(value):
     "The value as it is written: text as it is, all else as JSON."
     text = value if isinstance(value, str) else json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
     return text.rstrip('\n') + '\n'
+
+
+def recording():
+    "Are the expected values written again?"
+    return os.environ.get('PINS') == 'record'
 
 
 def path_of(name):
