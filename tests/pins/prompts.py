@@ -1,0 +1,233 @@
+"What is sent to a model, and what is made of its reply."
+
+from . import FOLDER, conversation, moments, parts, pin, recorded
+from .echo import Echo
+
+EPISODES = ('corridor', 'household')
+AGENTS = (
+    'default',
+    'instructions',
+    'no_thoughts',
+    'window',
+    'no_actions',
+    'student',
+    'student_window',
+    'demonstration',
+    'student_demonstration',
+    'saved',
+)
+REPLIES = (
+    'go to desk 1',
+    '> go to desk 1',
+    'Go to the Desk 1.',
+    '**Action:** go to desk 1',
+    '- `take mug 1 from desk 1`',
+    '1. take mug 1 from desk 1',
+    'My next action: take the mug 1 from the desk 1!',
+    'take mug 1 from desk 2',
+    'take mug 2 from desk 1',
+    'take mug 1 form desk 1',
+    'take mug from desk 1',
+    'open drawr 1',
+    'open drawer',
+    'I will open the drawer now.\nopen drawer 1',
+    'open drawer 1\ngo to desk 1',
+    '',
+    '   \n  ',
+    'think: where is the mug?',
+    '> think: where is the mug?',
+    'Think: where is the mug?',
+    '{"action": "look"}',
+    '{"action": "think", "thought": "Desks first.\\nThen drawers."}',
+    'Sure! {"thought": "hm", "action": "go to desk 10"} That is best.',
+    '{"action": "go to desk 1"',
+    '{"action": 3}',
+    '```json\n{"Action": "Open the drawer 1"}\n```',
+    '```\nlook\n```',
+    'LOOK',
+    'look around',
+    'dance',
+    'go to desk 1, then take mug 1 from desk 1',
+    'x' * 300 + '\nlook',
+)
+ACTIONS = [
+    'go to desk 1',
+    'go to desk 10',
+    'take mug 1 from desk 1',
+    'open drawer 1',
+    'look',
+    'inventory',
+    'think: ${...}',
+]
+
+
+# --- the kit ---
+
+
+def read(name):
+    from agentkit.core import trajectory
+
+    return trajectory(recorded(name))
+
+
+def agent_of(name, lm):
+    from agentkit.agents import INSTRUCTIONS, Agent, ConversationAdapter, demonstration, load_agent, student_agent
+
+    shown = [demonstration(read('household_expert'))] if 'demonstration' in name else []
+    known = {
+        'default': lambda: Agent(lm),
+        'instructions': lambda: Agent(lm, INSTRUCTIONS),
+        'no_thoughts': lambda: Agent(lm, INSTRUCTIONS, think=False),
+        'window': lambda: Agent(lm, INSTRUCTIONS, adapter=ConversationAdapter(window=3)),
+        'no_actions': lambda: Agent(lm, INSTRUCTIONS, adapter=ConversationAdapter(show_actions=False)),
+        'student': lambda: student_agent(lm),
+        'student_window': lambda: Agent(lm, think=False, adapter=ConversationAdapter(False, brief=True, window=3)),
+        'demonstration': lambda: Agent(lm, INSTRUCTIONS),
+        'student_demonstration': lambda: student_agent(lm),
+        'saved': lambda: load_agent(FOLDER / 'formats/agent.json', lm),
+    }
+    agent = known[name]()
+    agent.react.demos += shown
+    return agent
+
+
+def scripted(reply='forward'):
+    "A model that says one thing, and the requests that it got."
+    from agentkit.lms import scripted_lm
+
+    lm = scripted_lm([reply])
+    return lm, lm.script.asked
+
+
+def asked(agent, requests, t, step):
+    "The request that the agent makes at a step of a recorded episode."
+    act(agent, t, step)
+    return requests[-1]
+
+
+def act(agent, t, step):
+    from agentkit.core import transcript
+
+    before = transcript((s.action, s.observation) for s in t.steps[:step])
+    return agent(task=t.intro, trajectory=before, possible_actions=list(t.steps[step].admissible)).action
+
+
+def messages(request):
+    "The messages of a request, the system message first."
+    texts = request.system if isinstance(request.system, str) else ''.join(p.text for p in request.system or ())
+    system = [dict(role='system', content=texts)] if texts else []
+    return system + [dict(role=m.role, content=m.text or '') for m in request.messages]
+
+
+def choices(t, step):
+    "What a reader of the brief episode is offered."
+    from agentkit.agents import sayable
+
+    pairs = [(s.action, s.observation) for s in t.steps[:step]]
+    return sayable(list(t.steps[step].admissible), t.intro, pairs)
+
+
+def brief(t):
+    "The episode as a student reads it."
+    from agentkit.agents import brief_turns
+
+    return brief_turns(t.intro, [(s.action, s.observation) for s in t.steps])
+
+
+def meant(reply, actions):
+    from agentkit.agents import read_action
+
+    return read_action(reply, actions)
+
+
+def remote_format(actions):
+    from agentkit.lms import action_schema
+
+    return action_schema(actions)
+
+
+def local_body(name, t, step):
+    "The body that a local server gets: its grammar holds the answer to the actions."
+    from agentkit.serving import LocalLM, Server, VllmServer, _wire
+
+    lm, requests = scripted(t.steps[step].admissible[0])
+    local = LocalLM('local/any', engine=lm.engine)
+    request = asked(agent_of(name, local), requests, t, step)
+    return {
+        'llama.cpp': _wire(request, lambda a: Server.hold(None, a)),
+        'vllm': _wire(request, lambda a: VllmServer.hold(None, a)),
+    }
+
+
+def remote_body(name, t, step):
+    "The body that an OpenAI-compatible server gets, over HTTP."
+    from agentkit.lms import make_lm
+
+    with Echo(t.steps[step].admissible[0]) as server:
+        act(agent_of(name, make_lm(f'openai/parrot@{server.url}')), t, step)
+    return server.bodies
+
+
+# --- what is pinned ---
+
+
+@pin('prompts-corridor', *AGENTS)
+def _(folder, name):
+    return prompts('corridor', name)
+
+
+@pin('prompts-household', *AGENTS)
+def _(folder, name):
+    return prompts('household', name)
+
+
+def prompts(episode, name):
+    "The messages of an agent at three steps."
+    lm, requests = scripted()
+    t, agent = read(episode), agent_of(name, lm)
+    steps = moments(t.steps)
+    return parts((f'step {k}', conversation(messages(asked(agent, requests, t, k)))) for k in steps)
+
+
+@pin('brief', *EPISODES, 'household_expert', 'household_lost')
+def _(folder, episode):
+    first, pairs = brief(read(episode))
+    return '\n'.join([first, *(f'> {a}\n{o}' for a, o in pairs)])
+
+
+@pin('sayable', *EPISODES, 'household_expert', 'household_lost')
+def _(folder, episode):
+    t = read(episode)
+    return parts((f'step {k}', '\n'.join(choices(t, k))) for k in range(len(t.steps)))
+
+
+@pin('read_action')
+def _(folder):
+    return [dict(reply=r, action=meant(r, ACTIONS)) for r in REPLIES]
+
+
+@pin('response_format', *EPISODES)
+def _(folder, episode):
+    t, thought = read(episode), 'think: ${...thoughts...}'
+    states = {f'step {k}': list(t.steps[k].admissible) for k in moments(t.steps)}
+    return {k: dict(plain=remote_format(a), thoughts=remote_format([*a, thought])) for k, a in states.items()}
+
+
+@pin('local_body', *EPISODES)
+def _(folder, episode):
+    t = read(episode)
+    return {f'step {k}': local_body('student', t, k) for k in moments(t.steps)}
+
+
+@pin('remote_body', *EPISODES)
+def _(folder, episode):
+    t = read(episode)
+    return {f'step {k}': remote_body('instructions', t, k) for k in moments(t.steps)}
+
+
+@pin('grammar')
+def _(folder):
+    from agentkit.serving import choice, choice_grammar
+
+    odd = ['say "hi"', 'back\\slash', 'two\nlines', 'münze 1', 'a | b', 'look', 'look']
+    return dict(grammar=choice_grammar(odd), choice=choice(odd))
