@@ -2,6 +2,6 @@
 
 Modules:
 
-- `agentkit.vllm_server`: The process between `agentkit.serving` and vLLM. Hand-written: it only starts, watches and ends another process."""
+- `agentkit.models.vllm_server`: The process between `agentkit.models.serving` and vLLM. Hand-written: it only starts, watches and ends another process."""
 
 __version__ = "0.1.0"

@@ -5,7 +5,7 @@ import json, os
 import pytest
 
 from agentkit import bench
-from agentkit.agents import expert_agent
+from agentkit.agents.programs import expert_agent
 from agentkit.bench import (
     Compared,
     CountingEngine,
@@ -30,11 +30,12 @@ from agentkit.bench import (
     variable,
     walk,
 )
-from agentkit.core import AgentkitError
-from agentkit.envs.alfworld import AlfWorld
-from agentkit.envs.base import EnvPool, Observation
+from agentkit.core.errors import AgentkitError
+from agentkit.envs.alfworld.environment import AlfWorld
+from agentkit.envs.base import Observation
+from agentkit.envs.pool import EnvPool
 from agentkit.rollouts import run_many
-from agentkit.training import TrainConfig
+from agentkit.training.trainer import TrainConfig
 
 
 @pytest.fixture(autouse=True)
@@ -225,7 +226,7 @@ class Canned(CountingEngine):
 
 
 def played(demos):
-    from agentkit.serving import LocalLM
+    from agentkit.models.serving import LocalLM
 
     engine = Canned()
     policy = PlainAgent(LocalLM('local/none', engine=engine), decisions(demos))

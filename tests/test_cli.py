@@ -120,7 +120,8 @@ def test_distill_for_machines_and_then_evaluate(results):
 
 
 def test_export_writes_rows_for_other_trainers(capsys, results, tmp_path):
-    from agentkit.datasets import load_export, write_rows
+    from agentkit.data.formats import load_export
+    from agentkit.data.rows import write_rows
 
     turns = [dict(role='user', content='Go.'), dict(role='assistant', content='forward', loss=True)]
     write_rows(
@@ -156,7 +157,7 @@ def test_export_writes_rows_for_other_trainers(capsys, results, tmp_path):
 
 
 def test_distill_at_a_provider_costs_only_what_was_agreed(capsys, results):
-    from agentkit.providers import PracticeServer
+    from agentkit.testing.openai_server import PracticeServer
 
     with PracticeServer(0.1) as server:
         argv = [

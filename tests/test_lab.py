@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from conftest import ROOT
-from agentkit.collection import read_records
-from agentkit.core import read_json
-from agentkit.datasets import read_rows
-from agentkit.sweeps import check_parameters, parameters
+from agentkit.data.records import read_records
+from agentkit.core.store import read_json
+from agentkit.data.rows import read_rows
+from agentkit.research.sweeps import check_parameters, parameters
 
 NOTEBOOK = ROOT / 'notebooks/tutorials/02_collect_filter_train_compare.ipynb'
 SMALL = dict(size='tiny', collected=120, eval_per_kind=17, epochs=2)

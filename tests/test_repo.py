@@ -174,7 +174,7 @@ def test_the_readme_shows_the_committed_results():
     "Every rate in the table of README.md is computed from the summary that was committed with it."
     import io
     import pandas as pd
-    from agentkit.plots import show_table
+    from agentkit.research.plots import show_table
 
     shown = subprocess.run(
         ['git', 'show', 'HEAD:results/quickstart/summary.csv'], cwd=ROOT, capture_output=True, text=True

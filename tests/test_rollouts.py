@@ -7,11 +7,14 @@ import dspy
 import psutil
 import pytest
 
-from agentkit.agents import Agent, ProgramAgent, expert_agent, random_agent
-from agentkit.core import AgentkitError, Journal
-from agentkit.envs.base import EnvPool, list_tasks
-from agentkit.judges import success
-from agentkit.lms import scripted_lm
+from agentkit.agents.policy import Agent
+from agentkit.agents.programs import ProgramAgent, expert_agent, random_agent
+from agentkit.core.errors import AgentkitError
+from agentkit.core.store import Journal
+from agentkit.envs.find import list_tasks
+from agentkit.envs.pool import EnvPool
+from agentkit.judges.base import success
+from agentkit.testing.models import scripted_lm
 from agentkit.rollouts import Limits, Player, examples, play, run_many
 
 TASKS = list_tasks('corridor', 'train', 6)

@@ -5,14 +5,14 @@ import json
 import pytest
 from conftest import ROOT
 
-from agentkit.agents import load_agent
+from agentkit.agents.saving import load_agent
 from agentkit.rollouts import read_trajectories
 
 pytest.importorskip('torch')
 pytest.importorskip('xllamacpp')
-from agentkit.serving import serve, stop_servers  # noqa: E402
-from agentkit.sweeps import execute  # noqa: E402
-from agentkit.training import make_nano  # noqa: E402
+from agentkit.models.serving import serve, stop_servers  # noqa: E402
+from agentkit.research.sweeps import execute  # noqa: E402
+from agentkit.training.bases import make_nano  # noqa: E402
 
 FINE_TUNE = ROOT / 'notebooks/tutorials/01_fine_tune_an_agent.ipynb'
 SMALL = dict(prompt_tasks=4, train_tasks=8, eval_tasks=4, epochs=2)

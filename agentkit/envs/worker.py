@@ -1,8 +1,8 @@
-"Hand-written, because it is plumbing: the child process behind `agentkit.envs.base.Worker`."
+"Hand-written, because it is plumbing: the child process behind `agentkit.envs.pool.Worker`."
 
 import faulthandler, importlib, json, os, queue, select, signal, sys, threading, time
 
-from agentkit.core import AgentkitError
+from agentkit.core.errors import AgentkitError
 
 GRACE = 5  # seconds between the parent's end and ours
 

@@ -17,7 +17,7 @@ RATED = dict(explanation='It looks good.', task_rating=4, tool_rating=3, result_
 
 
 def expert_progress(t, slack):
-    from agentkit.judges import ExpertProgress
+    from agentkit.judges.expert import ExpertProgress
 
     built_games(n=4)  # the episodes are of these
     with ExpertProgress(t.task.env, slack=slack) as judge:
@@ -26,20 +26,20 @@ def expert_progress(t, slack):
 
 def decisions(t):
     "Each step as an example with the expert's action, and a prediction with the one that was taken."
-    from agentkit.envs.base import find_expert
-    from agentkit.judges import decisions
+    from agentkit.envs.find import find_expert
+    from agentkit.judges.expert import decisions
 
     return decisions(t, find_expert(t.task.env))
 
 
 def exact(gold, prediction):
-    from agentkit.judges import exact_match
+    from agentkit.judges.base import exact_match
 
     return exact_match.verdict(gold, prediction)
 
 
 def judge_of(name, lm):
-    from agentkit.judges import AIFeedback, Pairwise, TrajectoryRating
+    from agentkit.judges.language import AIFeedback, Pairwise, TrajectoryRating
 
     known = {
         'feedback': lambda: AIFeedback(lm),
@@ -51,27 +51,27 @@ def judge_of(name, lm):
 
 
 def stand_in(believe, error, bias=0.0):
-    from agentkit.judges import stand_in_judge
+    from agentkit.testing.judges import stand_in_judge
 
     return stand_in_judge(believe, error, bias=bias)
 
 
 def tables(verdicts):
     "The tables of ratings and of feedback."
-    from agentkit.judges import feedback_table, rating_table
+    from agentkit.judges.language import feedback_table, rating_table
 
     return (rating_table if verdicts[0].rating else feedback_table)(verdicts).round(6).to_string()
 
 
 def planned(method, n_train, n_held_out, **settings):
-    from agentkit.optimizers import budget, budget_text
+    from agentkit.tuning.prompts import budget, budget_text
 
     plan = budget(method, n_train, n_held_out, **settings)
     return plan, budget_text(plan)
 
 
 def feedback(t):
-    from agentkit.optimizers import feedback
+    from agentkit.tuning.prompts import feedback
 
     return feedback(t)
 

@@ -15,25 +15,25 @@ MAX_STEPS = 14
 
 
 def corridors():
-    from agentkit.envs.base import list_tasks
+    from agentkit.envs.find import list_tasks
 
     return list_tasks('corridor', 'valid_unseen', 4, 0)
 
 
 def built_games(split='valid_unseen', n=3, seed=0):
-    from agentkit.envs.base import list_tasks
+    from agentkit.envs.find import list_tasks
 
     return list_tasks('household', split, n, seed)
 
 
 def real_games(n=2):
-    from agentkit.envs.base import list_tasks
+    from agentkit.envs.find import list_tasks
 
     return list_tasks('alfworld', 'valid_seen', n, 0)
 
 
 def policy_of(name, env):
-    from agentkit.agents import expert_agent, explorer, guided, random_agent
+    from agentkit.agents.programs import expert_agent, explorer, guided, random_agent
 
     expert = expert_agent(env)
     known = {
@@ -50,7 +50,7 @@ def policy_of(name, env):
 
 def played(policy, tasks, max_steps):
     "An episode of each task."
-    from agentkit.envs.base import make_env
+    from agentkit.envs.find import make_env
     from agentkit.rollouts import Limits, run_episode
 
     env = make_env(tasks[0].env)
@@ -61,15 +61,15 @@ def played(policy, tasks, max_steps):
 
 
 def game_file(task):
-    from agentkit.envs.alfworld import game_path
+    from agentkit.envs.alfworld.environment import game_path
 
     return game_path(task)
 
 
 def progress(t):
     "How far the environment says that each part of the episode got."
-    from agentkit.core import transcript
-    from agentkit.envs.base import find_progress
+    from agentkit.core.types import transcript
+    from agentkit.envs.find import find_progress
 
     pairs = [(s.action, s.observation) for s in t.steps]
     return [find_progress(t.task.env)(t.intro, transcript(pairs[:k])) for k in range(len(pairs) + 1)]

@@ -65,13 +65,14 @@ ACTIONS = [
 
 
 def read(name):
-    from agentkit.core import trajectory
+    from agentkit.core.types import trajectory
 
     return trajectory(recorded(name))
 
 
 def agent_of(name, lm):
-    from agentkit.agents import INSTRUCTIONS, Agent, ConversationAdapter, demonstration, load_agent, student_agent
+    from agentkit.agents.policy import INSTRUCTIONS, Agent, ConversationAdapter, demonstration
+    from agentkit.agents.saving import load_agent, student_agent
 
     shown = [demonstration(read('household_expert'))] if 'demonstration' in name else []
     known = {
@@ -93,7 +94,7 @@ def agent_of(name, lm):
 
 def scripted(reply='forward'):
     "A model that says one thing, and the requests that it got."
-    from agentkit.lms import scripted_lm
+    from agentkit.testing.models import scripted_lm
 
     lm = scripted_lm([reply])
     return lm, lm.script.asked
@@ -106,7 +107,7 @@ def asked(agent, requests, t, step):
 
 
 def act(agent, t, step):
-    from agentkit.core import transcript
+    from agentkit.core.types import transcript
 
     before = transcript((s.action, s.observation) for s in t.steps[:step])
     return agent(task=t.intro, trajectory=before, possible_actions=list(t.steps[step].admissible)).action
@@ -121,7 +122,7 @@ def messages(request):
 
 def choices(t, step):
     "What a reader of the brief episode is offered."
-    from agentkit.agents import sayable
+    from agentkit.envs.alfworld.view import sayable
 
     pairs = [(s.action, s.observation) for s in t.steps[:step]]
     return sayable(list(t.steps[step].admissible), t.intro, pairs)
@@ -129,26 +130,26 @@ def choices(t, step):
 
 def brief(t):
     "The episode as a student reads it."
-    from agentkit.agents import brief_turns
+    from agentkit.envs.alfworld.view import brief_turns
 
     return brief_turns(t.intro, [(s.action, s.observation) for s in t.steps])
 
 
 def meant(reply, actions):
-    from agentkit.agents import read_action
+    from agentkit.agents.reply import read_action
 
     return read_action(reply, actions)
 
 
 def remote_format(actions):
-    from agentkit.lms import action_schema
+    from agentkit.models.remote import action_schema
 
     return action_schema(actions)
 
 
 def local_body(name, t, step):
     "The body that a local server gets: its grammar holds the answer to the actions."
-    from agentkit.serving import LocalLM, Server, VllmServer, _wire
+    from agentkit.models.serving import LocalLM, Server, VllmServer, _wire
 
     lm, requests = scripted(t.steps[step].admissible[0])
     local = LocalLM('local/any', engine=lm.engine)
@@ -161,7 +162,7 @@ def local_body(name, t, step):
 
 def remote_body(name, t, step):
     "The body that an OpenAI-compatible server gets, over HTTP."
-    from agentkit.lms import make_lm
+    from agentkit.models.find import make_lm
 
     with Echo(t.steps[step].admissible[0]) as server:
         act(agent_of(name, make_lm(f'openai/parrot@{server.url}')), t, step)
@@ -227,7 +228,7 @@ def _(folder, episode):
 
 @pin('grammar')
 def _(folder):
-    from agentkit.serving import choice, choice_grammar
+    from agentkit.models.serving import choice, choice_grammar
 
     odd = ['say "hi"', 'back\\slash', 'two\nlines', 'münze 1', 'a | b', 'look', 'look']
     return dict(grammar=choice_grammar(odd), choice=choice(odd))

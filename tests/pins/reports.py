@@ -22,7 +22,7 @@ RATES = {
 
 def results(experiment, name='summary'):
     "A table of the committed results."
-    from agentkit.sweeps import read_table
+    from agentkit.research.sweeps import read_table
 
     os.environ['AGENTKIT_PATHS_RESULTS'] = str(ROOT / 'results')
     return read_table(experiment, name)
@@ -37,7 +37,7 @@ def shown(kind, *args):
 
 
 def curves(summary):
-    from agentkit.plots import efficiency_curves
+    from agentkit.research.plots import efficiency_curves
 
     return efficiency_curves(summary)
 
@@ -60,7 +60,7 @@ def compared(episodes):
 
 def cells(plan):
     "The runs of a committed plan: their folders' names and parameters."
-    from agentkit.sweeps import plan_cells, read_plan
+    from agentkit.research.sweeps import plan_cells, read_plan
 
     return [(c.run, c.params) for c in plan_cells(read_plan(ROOT / f'notebooks/experiments/{plan}.yaml'))]
 
@@ -68,7 +68,7 @@ def cells(plan):
 def swept(folder, plan, **changes):
     "The cells of a committed plan's notebooks with other parameters: the table of the sweep, and its companions."
     import yaml
-    from agentkit.sweeps import plan_cells, read_plan, read_table, sweep
+    from agentkit.research.sweeps import plan_cells, read_plan, read_table, sweep
 
     full = yaml.safe_load((ROOT / f'notebooks/experiments/{plan}.yaml').read_text())
     notebook = str(ROOT / 'notebooks/experiments' / full['notebook'])
@@ -135,7 +135,9 @@ def _(folder, plan):
     return '\n'.join(f'{run} {json.dumps(params, sort_keys=True)}' for run, params in cells(plan))
 
 
-COLUMNS = 'student method tasks seed phase kind n wins success ci_low ci_high lost steps progress invalid errors'.split()
+COLUMNS = (
+    'student method tasks seed phase kind n wins success ci_low ci_high lost steps progress invalid errors'.split()
+)
 COLUMNS += 'rows corrections train_steps train_tokens tokens_in tokens_out tokens_per_success dollars status'.split()
 
 

@@ -15,7 +15,7 @@ GROUPS = (('mug', 'cup', 'pan'), ('cabinet', 'drawer', 'shelf'), ('countertop', 
 
 def row_of(t, name):
     "The row of a whole episode as an agent reads it."
-    from agentkit.datasets import episode_row
+    from agentkit.data.rows import episode_row
 
     agent = agent_of(name, None)
     return episode_row(t, agent.adapter, agent.react.signature, agent.react.demos)
@@ -23,9 +23,10 @@ def row_of(t, name):
 
 def distilled(student, episodes, correct=None, threshold=1.0):
     "The rows that `distill_from` would train on: DSPy's traces of the recorded episodes, folded."
-    from agentkit.datasets import keep
-    from agentkit.distill import BootstrapFinetune, Replay, _quiet
-    from agentkit.judges import success
+    from agentkit.data.rows import keep
+    from agentkit.training.dspy_bridge import BootstrapFinetune, Replay
+    from agentkit.tuning.distill import _quiet
+    from agentkit.judges.base import success
     from dspy.teleprompt.bootstrap_trace import bootstrap_trace_data
 
     shown = [t for t in episodes if correct is None or t.policy == correct.name]
@@ -37,20 +38,20 @@ def distilled(student, episodes, correct=None, threshold=1.0):
 
 
 def corrector():
-    from agentkit.agents import expert_agent
+    from agentkit.agents.programs import expert_agent
 
     return expert_agent('household')
 
 
 def renamed(row, seed):
-    from agentkit.datasets import rename
+    from agentkit.data.rows import rename
 
     return rename(row, GROUPS, random.Random(seed), rate=0.7)
 
 
 def single(rows):
     "A row for each learned answer, and the rows that these fold into."
-    from agentkit.datasets import call_rows, episode_rows
+    from agentkit.data.rows import call_rows, episode_rows
 
     calls = call_rows(rows)
     return calls, episode_rows(calls)
@@ -58,21 +59,21 @@ def single(rows):
 
 def exported(rows, path, format, steps):
     "The text of the file, and the facts about it."
-    from agentkit.datasets import export
+    from agentkit.data.formats import export
 
     facts = export(rows, path, format, steps)
     return path.read_text(), facts
 
 
 def pairs(rows, path, format):
-    from agentkit.datasets import correction_pairs, export_pairs
+    from agentkit.data.pairs import correction_pairs, export_pairs
 
     export_pairs(correction_pairs(rows), path, format)
     return path.read_text()
 
 
 def table(rows):
-    from agentkit.datasets import describe
+    from agentkit.data.rows import describe
 
     return describe(rows).to_string()
 

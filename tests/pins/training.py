@@ -14,15 +14,15 @@ from .rows import GROUPS, distilled, row_of, short_corrected
 
 
 def new_model(rows):
-    from agentkit.training import make_nano
+    from agentkit.training.bases import make_nano
 
     return make_nano(rows, seed=0, size='tiny', vocabulary=400)
 
 
 def trained(rows, rename=()):
     "A training of two epochs: its id, its losses, its card and the digests of the weights."
-    from agentkit.serving import model_dir, read_card
-    from agentkit.training import TrainConfig, finetune
+    from agentkit.models.store import model_dir, read_card
+    from agentkit.training.trainer import TrainConfig, finetune
 
     base = new_model(rows)
     config = TrainConfig.of('nano', epochs=2, batch_tokens=1024, dtype='float32', rename=rename)
@@ -33,8 +33,8 @@ def trained(rows, rename=()):
 
 def encoded(rows, row, limit=4096):
     "The row as tokens of the tokenizer that was fitted on the rows."
-    from agentkit.serving import model_dir
-    from agentkit.training import encode
+    from agentkit.models.store import model_dir
+    from agentkit.training.encoding import encode
     from transformers import AutoTokenizer
 
     e = encode(row, AutoTokenizer.from_pretrained(model_dir(new_model(rows))), limit)
@@ -43,7 +43,7 @@ def encoded(rows, row, limit=4096):
 
 def steps_of(lengths, **changes):
     "The batches and the learning rates of a training."
-    from agentkit.training import TrainConfig, plan
+    from agentkit.training.trainer import TrainConfig, plan
 
     config = TrainConfig.of('nano', **changes)
     steps = plan(lengths, config)
@@ -69,7 +69,9 @@ def machine():
     import torch
     import transformers
 
-    return f'torch {torch.__version__}, transformers {transformers.__version__}, {torch.backends.cpu.get_cpu_capability()}'
+    return (
+        f'torch {torch.__version__}, transformers {transformers.__version__}, {torch.backends.cpu.get_cpu_capability()}'
+    )
 
 
 def six_rows():

