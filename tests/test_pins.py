@@ -3,7 +3,7 @@
 import difflib
 
 import pytest
-from pins import PINS, as_text, judging, path_of, play, prompts, recording, reports, rows, training, write  # noqa: F401
+from pins import PINS, as_text, commands, judging, path_of, play, prompts, recording, reports, rows, training, write  # noqa: F401
 
 
 def marked(name):

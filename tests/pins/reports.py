@@ -135,7 +135,9 @@ def _(folder, plan):
     return '\n'.join(f'{run} {json.dumps(params, sort_keys=True)}' for run, params in cells(plan))
 
 
-COLUMNS = 'student method tasks seed phase kind n wins success ci_low ci_high lost steps progress invalid errors'.split()
+COLUMNS = (
+    'student method tasks seed phase kind n wins success ci_low ci_high lost steps progress invalid errors'.split()
+)
 COLUMNS += 'rows corrections train_steps train_tokens tokens_in tokens_out tokens_per_success dollars status'.split()
 
 

@@ -69,7 +69,9 @@ def machine():
     import torch
     import transformers
 
-    return f'torch {torch.__version__}, transformers {transformers.__version__}, {torch.backends.cpu.get_cpu_capability()}'
+    return (
+        f'torch {torch.__version__}, transformers {transformers.__version__}, {torch.backends.cpu.get_cpu_capability()}'
+    )
 
 
 def six_rows():
