@@ -31,8 +31,8 @@ def json_fields(reply: str) -> dict:
         return {}
     import json_repair
 
-    call = utf8(json_repair.loads(reply[reply.index('{') :]))
-    return {str(k).lower(): v for k, v in call.items()} if isinstance(call, dict) else {}
+    value = utf8(json_repair.loads(reply[reply.index('{') :]))
+    return {str(k).lower(): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 
 def _nearest(lines, known):
