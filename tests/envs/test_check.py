@@ -46,7 +46,9 @@ class Stairs(Environment):
 
 
 class Silent(Environment):
-    "Only what is needed: an expert, progress and a score it has not."
+    "Only what is needed: an expert, progress and a score it has not. Nor is it registered under its name."
+
+    name = 'silent'
 
     @classmethod
     def tasks(cls, split, n=None, seed=0):
@@ -153,9 +155,7 @@ class IdsOfTheMoment(Stairs):
 
     @classmethod
     def tasks(cls, split, n=None, seed=0):
-        return [
-            Task(f'{next(cls.count)}', f'{__name__}:IdsOfTheMoment', 'up', split, dict(top=3)) for _ in range(n)
-        ]
+        return [Task(f'{next(cls.count)}', f'{__name__}:IdsOfTheMoment', 'up', split, dict(top=3)) for _ in range(n)]
 
 
 class SameIdForEverySeed(Stairs):
@@ -236,7 +236,7 @@ class RaisingExpert(Stairs):
 
 class WonButGoesOn(Stairs):
     def see(self, text):
-        return Observation(text, WAYS, score=float(self.at == self.top))
+        return Observation(text, WAYS, done=self.at == self.top, score=float(self.at >= self.top - 1))
 
 
 class ScoreIsForgotten(Stairs):
@@ -247,7 +247,7 @@ class ScoreIsForgotten(Stairs):
 
 class InfiniteReward(Stairs):
     def see(self, text):
-        return Observation(text, WAYS, float('nan') if self.at else 0.0, self.at == self.top)
+        return Observation(text, WAYS, float('inf') if self.at else 0.0, self.at == self.top)
 
 
 class ProgressOfTwo(Stairs):
@@ -465,9 +465,7 @@ def test_a_split_that_is_not_on_this_machine_is_reported():
 
     globals()['Split'], Split.__qualname__ = Split, 'Split'
     report = check_env(f'{__name__}:Split')
-    assert report.findings[1] == Finding(
-        'tasks', True, '2 of train; valid cannot be had: valid has to be downloaded'
-    )
+    assert report.findings[1] == Finding('tasks', True, '2 of train; valid cannot be had: valid has to be downloaded')
 
 
 def test_what_a_person_can_put_right_is_an_error_and_no_report():
@@ -496,11 +494,11 @@ def test_the_corridor():
 
 
 def test_built_household_games():
-    found = seen(check_env('household', n=3))
-    assert found['expert'] == (True, 'won 6 of 6')
+    found = seen(check_env('household', n=1))
+    assert found['expert'] == (True, 'won 2 of 2')
 
 
 def test_real_games():
     if not os.environ.get('ALFWORLD_DATA'):
         pytest.skip('ALFWORLD_DATA is not set: no real games')
-    assert seen(check_env('alfworld', n=2))['expert'][1].startswith('won ')
+    assert seen(check_env('alfworld', n=1))['expert'][1].startswith('won ')
