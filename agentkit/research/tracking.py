@@ -8,10 +8,10 @@ __all__ = ['PACKAGES', 'stamp', 'Mask', 'tracking_on', 'tracking_uri', 'check_tr
            'log_agent', 'load_agent_from', 'copy_all', 'open_ui']
 
 # %% ../../notebooks/research/03_tracking.ipynb #22cc39ac
-import contextlib, contextvars, hashlib, importlib.metadata as metadata, json, logging, math, os, platform, re, signal, subprocess, sys, tempfile, threading, time
+import contextlib, contextvars, hashlib, importlib.metadata as metadata, json, logging, math, os, platform, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 from ..core.errors import AgentkitError, need
-from ..core.secrets import KEY_FORMS
+from ..core.secrets import Redactor
 from ..core.settings import path_of, root, settings
 from ..core.store import Journal, locked, read_json
 from ..core.types import FORMAT, trajectory, transcript
@@ -48,60 +48,11 @@ def stamp() -> dict:
     )
 
 # %% ../../notebooks/research/03_tracking.ipynb #577c14a5
-# a name in a dictionary
-_SECRET = re.compile(
-    r'(api|access|secret|private|auth|signing|subscription)[_-]?key|[_-]token$|secret|passw(or)?d|passphrase|authorization|credential',
-    re.I,
-)
-_SECRET_VARIABLE = re.compile(r'(^|_)(\w*key|token|secret|password|passwd|passphrase|credentials?)($|_)', re.I)
-_USER = re.compile(r"""(?<=://)[^/\s'"<>]+(?=@)""")
-_IN_TEXT = [(form, '***') for _, form in KEY_FORMS] + [
-    (re.compile(p), r)
-    for p, r in (
-        (_USER.pattern, '***'),
-        (r"""[\w.%+~-]+:[^\s/:@'"<>]+@(?!\w+://)(?=\w)""", '***@'),
-        (r'\b(sk|gsk|hf|pk|ghp|xai)[-_][\w-]{16,}', '***'),
-        (r'(?i)\b(bearer\s+)[\w.~+/=-]{8,}', r'\1***'),
-        (r"""(?i)((?:api[_-]?key|[_-]token|passw(?:or)?d|secret)["']?\s*[=:]\s*["']?)[^\s"'&,)]{4,}""", r'\1***'),
-    )
-]
-
-
-class Mask:
-    "Copies values without the secrets in them."
+class Mask(Redactor):
+    "Copies values without the secrets in them: strictly, and without a word about what they were."
 
     def __init__(self):
-        self.known = set()
-        self.learn(os.environ, _SECRET_VARIABLE)
-
-    def learn(self, value, name=_SECRET):
-        "Remember the secrets in a dictionary, such as a model's arguments; fewer than 8 letters are no secret."
-        for k, v in value.items():
-            if isinstance(v, dict):
-                self.learn(v)
-            if not isinstance(v, str):
-                continue
-            users = _USER.findall(v)
-            self.known.update(
-                s for s in [*users, *(u.partition(':')[2] for u in users), v if name.search(k) else ''] if len(s) >= 8
-            )
-
-    def __call__(self, value):
-        if isinstance(value, dict):
-            return {
-                self(k): '***' if isinstance(v, str) and v and _SECRET.search(str(k)) else self(v)
-                for k, v in value.items()
-            }
-        if isinstance(value, (list, tuple)):
-            return [self(v) for v in value]
-        return self.text(value) if isinstance(value, str) else value
-
-    def text(self, text: str) -> str:
-        for secret in sorted(self.known, key=len, reverse=True):
-            text = text.replace(secret, '***')
-        for pattern, shown in _IN_TEXT:
-            text = pattern.sub(shown, text)
-        return text
+        super().__init__(strict=True, mark='***')
 
 # %% ../../notebooks/research/03_tracking.ipynb #25ca987b
 def tracking_on() -> bool:
