@@ -36,7 +36,7 @@ _FILE = re.compile(r'(?P<path>.+\.(?:json|pkl))(?P<address>@\w+://.+)?')
 
 
 def make_policy(
-    spec: str,  # expert, random, random-reader, a model such as "local/nano" or "openai/gpt-4o-mini", or an agent's file
+    spec: str,  # expert, random, random-reader, a model such as "local/nano", or an agent's file
     instructions: str = 'Choose the next action.',  # what a language model is told; an environment's say more
     seed: int = 0,  # for chance
     **kwargs,  # for `make_lm`
@@ -91,7 +91,7 @@ def _program_state(program):
 def load_agent(
     path,  # a file made by `save_agent`; with "@http://…" behind it the saved model is asked there
     lm: 'str | dspy.BaseLM | None' = None,  # another model than the saved one, or its name
-    allow_pickle: bool = False,  # open what DSPy has pickled, too: a .pkl file or a program's folder. It can run any code
+    allow_pickle: bool = False,  # open what DSPy has pickled, too, a .pkl file or a folder: it can run any code
 ) -> Agent | Program:
     "The agent in a file, with its model made again."
     match = _FILE.fullmatch(str(path))
@@ -101,7 +101,7 @@ def load_agent(
     state = _agent_state(path)
     try:
         if 'program' in state:
-            return PROGRAMS[state['program']['spec']](state['program'].get('seed', 0))
+            return _program(state['program'])
         agent, saved = _restored(state)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise AgentkitError(f'{path} is damaged: {type(e).__name__}: {e}') from e
@@ -109,6 +109,13 @@ def load_agent(
         lm = _saved_lm(path, address, *saved)
     agent.react.lm = make_lm(lm) if isinstance(lm, str) else lm
     return agent
+
+
+def _program(state):
+    "The program in a file."
+    if state['spec'] not in PROGRAMS:
+        raise ValueError(f'unknown program {state["spec"]!r}')
+    return PROGRAMS[state['spec']](state.get('seed', 0))
 
 
 def _agent_state(path):

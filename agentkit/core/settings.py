@@ -17,8 +17,8 @@ def root() -> Path:
     "The project folder: `AGENTKIT_ROOT`, else the nearest upwards with a `settings.ini`, else the working directory."
     if 'AGENTKIT_ROOT' in os.environ:
         return Path(os.environ['AGENTKIT_ROOT']).resolve()
-    here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / 'settings.ini').is_file()), here)
+    folder = Path.cwd()
+    return next((p for p in (folder, *folder.parents) if (p / 'settings.ini').is_file()), folder)
 
 # %% ../../notebooks/core/02_settings.ipynb #cb1a9c08
 DEFAULTS = dict(
@@ -33,7 +33,7 @@ def _check_key(section, key, known, where):
     "One clear error for a key that nobody reads."
     if key not in known:
         near = difflib.get_close_matches(key, known, 1)
-        meant = f'; did you mean {near[0]!r}?' if near else ''
+        meant = f'; did you mean {near[0]!r}?' if near else '.'
         raise AgentkitError(f'{where}: unknown key {key!r} in [{section}]{meant} Known: {", ".join(known) or "none"}')
 
 
