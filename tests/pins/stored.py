@@ -13,13 +13,13 @@ FILES = FOLDER / 'formats'
 
 
 def verdicts():
-    from agentkit.judges import read_verdicts
+    from agentkit.judges.run import read_verdicts
 
     return read_verdicts(FILES / 'verdicts.jsonl')
 
 
 def records():
-    from agentkit.collection import read_records
+    from agentkit.data.records import read_records
 
     return read_records(FILES / 'records.jsonl')
 
