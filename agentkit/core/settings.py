@@ -33,7 +33,7 @@ def _check_key(section, key, known, where):
     "One clear error for a key that nobody reads."
     if key not in known:
         near = difflib.get_close_matches(key, known, 1)
-        meant = f'; did you mean {near[0]!r}?' if near else ''
+        meant = f'; did you mean {near[0]!r}?' if near else '.'
         raise AgentkitError(f'{where}: unknown key {key!r} in [{section}]{meant} Known: {", ".join(known) or "none"}')
 
 
