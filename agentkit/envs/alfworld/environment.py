@@ -129,12 +129,12 @@ class AlfWorld(Environment):
         'Answer with one of the possible actions, word for word.'
     )
     labels = {
-        'pick_and_place_simple': 'Pick',
-        'look_at_obj_in_light': 'Look',
-        'pick_clean_then_place_in_recep': 'Clean',
-        'pick_heat_then_place_in_recep': 'Heat',
-        'pick_cool_then_place_in_recep': 'Cool',
-        'pick_two_obj_and_place': 'Pick two',
+        'pick_and_place_simple': 'pick & place',
+        'look_at_obj_in_light': 'look in light',
+        'pick_clean_then_place_in_recep': 'clean & place',
+        'pick_heat_then_place_in_recep': 'heat & place',
+        'pick_cool_then_place_in_recep': 'cool & place',
+        'pick_two_obj_and_place': 'pick two',
     }
     views = dict(brief=Brief)
     student_view = 'brief'
