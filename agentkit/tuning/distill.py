@@ -168,7 +168,9 @@ class _Course:
             agent = distilled.agent if distilled else student
             played = self.own_episodes(agent, self.tasks[start:end])
             own += played
-            demonstrations, others = (self.shown[:end], own) if self.method == 'dagger' else (self.shown[:end] + own, [])
+            demonstrations, others = (
+                (self.shown[:end], own) if self.method == 'dagger' else (self.shown[:end] + own, [])
+            )
             new = self.shown[start:end] + played
             distilled = self.learn(agent, demonstrations, others, new, self.folder / f'round{r}')
         return distilled
@@ -243,7 +245,9 @@ def _facts(distilled, report):
     rate = 'not measured'
     if s['n']:
         interval = f'95 % interval {s["ci_low"]:.1%} – {s["ci_high"]:.1%}'
-        rate = f'{s["wins"]} of {s["n"]} episodes won = {s["success"]:.1%} ({interval}), {s["steps"]:.1f} steps on average'
+        rate = (
+            f'{s["wins"]} of {s["n"]} episodes won = {s["success"]:.1%} ({interval}), {s["steps"]:.1f} steps on average'
+        )
     return {
         'base': c['base'],
         'data': f'{len(distilled.demonstrations)} demonstrations, {distilled.rows} rows, '
