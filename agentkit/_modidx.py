@@ -253,6 +253,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'agentkit.core.types.Trajectory.invalid': ( 'core/types.html#trajectory.invalid',
                                                                                  'agentkit/core/types.py'),
                                      'agentkit.core.types.Trajectory.key': ('core/types.html#trajectory.key', 'agentkit/core/types.py'),
+                                     'agentkit.core.types.Trajectory.measured': ( 'core/types.html#trajectory.measured',
+                                                                                  'agentkit/core/types.py'),
                                      'agentkit.core.types.Trajectory.state': ('core/types.html#trajectory.state', 'agentkit/core/types.py'),
                                      'agentkit.core.types.Trajectory.to_dict': ( 'core/types.html#trajectory.to_dict',
                                                                                  'agentkit/core/types.py'),
