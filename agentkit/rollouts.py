@@ -162,11 +162,18 @@ class Runner:
         "The policy with this name, told the environment's instructions where it is a language model."
         return make_policy(spec, self.kind.instructions, **options)
 
+    def replace(self, **changes) -> 'Runner':
+        "The same workers with another `folder`, other `limits`, or another number of episodes in `parallel`."
+        unknown = changes.keys() - {'folder', 'limits', 'parallel', 'progress'}
+        if unknown:
+            raise AgentkitError(f'the workers stay as they are: {min(unknown)} belongs to another Runner')
+        other = object.__new__(Runner)
+        other.__dict__ = {**self.__dict__, **changes}
+        return other
+
     def with_limits(self, **changes) -> 'Runner':
         "The same workers and folder with other limits."
-        other = object.__new__(Runner)
-        other.__dict__ = {**self.__dict__, 'limits': replace(self.limits, **changes)}
-        return other
+        return self.replace(limits=replace(self.limits, **changes))
 
     def key(self, policy: Policy, task: Task, seed: int = 0, sample: int = 0) -> str:
         "Under which an episode is kept."
@@ -177,7 +184,11 @@ class Runner:
         if not self.folder:
             return None
         name = re.sub(r'[^\w.+-]+', '-', policy.name)[:60]
-        return self.folder / 'episodes' / f'{name}-{digest(self.id, policy.id, dataclasses.asdict(self.limits))}.jsonl'
+        return (
+            Path(self.folder)
+            / 'episodes'
+            / f'{name}-{digest(self.id, policy.id, dataclasses.asdict(self.limits))}.jsonl'
+        )
 
     def play(self, policy: Policy, task: Task, seed: int = 0, sample: int = 0, **options) -> Trajectory:
         "One episode, now."
@@ -273,7 +284,8 @@ def _draw(policy, sample, samples):
 
 
 def _lacks_hints(t):
-    return any(s.hint is None for s in t.steps)
+    "Was the expert not asked? One that gave up at some steps was."
+    return bool(t.steps) and not any(s.hint for s in t.steps)
 
 # %% ../notebooks/rollouts.ipynb #86021ffa
 class Player(dspy.Module):
