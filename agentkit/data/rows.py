@@ -179,10 +179,9 @@ def episode_rows(
     call_rows: list[dict],  # {"messages": [...]}, each ending with the assistant message to learn; any order
 ) -> list[dict]:
     "The same targets in as few rows as possible: calls that continue one another become one row, in any order."
-    weighed = [row for row in call_rows if has_weights(row)]
     calls = [r for row in call_rows if not has_weights(row) for r in alternatives(row)]
     hashed = [(_prefixes(r['messages']), r) for r in calls]
-    targets, longest, rows, asked = set(), {}, [], {}
+    targets, longest, folded, answers = set(), {}, [], {}
     for keys, r in hashed:
         targets |= {keys[-1]} | {k for k, m in zip(keys, r['messages']) if m.get('loss')}
     inside = {k for keys, _ in hashed for k in keys[:-1]}
@@ -190,12 +189,12 @@ def episode_rows(
         if keys[-1] not in inside:
             longest.setdefault(keys[-1], (keys, r))
     for keys, r in sorted(longest.values(), key=lambda x: (-len(x[0]), x[0][-1])):
-        other = asked.get(keys[-2]) if len(keys) > 1 else None
+        other = answers.get(keys[-2]) if len(keys) > 1 else None
         if other and 'instead' not in other:
             other['instead'] = r['messages'][-1]['content']
         else:
-            rows.append(_with_loss(keys, r, targets, asked))
-    return rows + weighed
+            folded.append(_with_loss(keys, r, targets, answers))
+    return folded + [row for row in call_rows if has_weights(row)]
 
 
 def _prefixes(messages):
@@ -225,12 +224,12 @@ def _until(messages, i, content, loss=True):
     return [*(_bare(m, loss=False) for m in messages[:i]), dict(role='assistant', content=content, loss=loss)]
 
 
-def _with_loss(keys, row, targets, asked):
-    "The row with `loss` where a call wanted it; its messages are remembered in `asked` under their prompt."
+def _with_loss(keys, row, targets, answers):
+    "The row with `loss` where a call wanted it; its answers are remembered under their prompt."
     messages = [_bare(m, loss=k in targets) for k, m in zip(keys, row['messages'])]
     for k, m in zip(keys, messages[1:]):
         if m['role'] == 'assistant':
-            asked.setdefault(k, m)
+            answers.setdefault(k, m)
     return {**row, 'messages': messages}
 
 # %% ../../notebooks/data/01_rows.ipynb #0af1f16c

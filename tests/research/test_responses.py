@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from agentkit.data.filters import filter_records, scored, uncontaminated
-from agentkit.data.records import DataCollector, from_generator, make_record
+from agentkit.data.collector import DataCollector
+from agentkit.data.records import from_generator, make_record
 from agentkit.core.errors import AgentkitError
 from agentkit.evals import compare
 from agentkit.testing.models import scripted_lm
