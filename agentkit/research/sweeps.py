@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAN_KEYS', 'RESULT', 'VERSION', 'TABLES', 'parameters', 'check_parameters', 'check_name', 'Cell', 'read_plan',
-           'plan_cells', 'finish', 'read_result', 'results_of', 'execute', 'notebook_digest', 'is_done', 'run_cell',
-           'sweep', 'collect', 'read_table']
+           'plan_cells', 'finish', 'read_result', 'execute', 'notebook_digest', 'is_done', 'run_cell', 'sweep',
+           'collect', 'read_table']
 
 # %% ../../notebooks/research/06_sweeps.ipynb #b4463f63
 import contextlib, itertools, os, re, signal, sys, weakref
@@ -17,7 +17,6 @@ from ..core.errors import AgentkitError, need
 from ..core.secrets import Redactor, error_line
 from ..core.settings import path_of, root, settings
 from ..core.store import check_format, digest, read_json, write_json, write_text
-from ..evals import Report
 from .tracking import check_tracking, stamp, to_mlflow
 
 # %% ../../notebooks/research/06_sweeps.ipynb #8f940d64
@@ -158,53 +157,6 @@ def read_result(
     except (AgentkitError, KeyError, TypeError) as e:
         raise AgentkitError(f'{path}: {e}; delete it, or sweep with --fresh') from e
     return result
-
-# %% ../../notebooks/research/06_sweeps.ipynb #8868eda6
-def results_of(
-    reports: dict[str, Report],  # phase → what was measured, in their order
-    distilled=None,  # a `Distilled`: what was trained for the phase "after"
-    timings: dict = {},  # further wall-clock figures
-    **about,  # phase → further columns of its row
-) -> dict:
-    "What `finish` writes about measured phases: rows, timings, and the tables by_kind, episodes and costs."
-    costs = distilled.costs if distilled else []
-    trained = {'after': _trained(distilled, costs)} if 'after' in reports else {}
-    rows = [
-        {'phase': p, **_without_seconds(r.summary), **trained.get(p, {}), **about.get(p, {})}
-        for p, r in reports.items()
-    ]
-    seconds = [dict(phase=p, episode_seconds=r.summary['seconds']) for p, r in reports.items()]
-    seconds[-1] |= {k: sum(c[k] for c in costs) for k in ('play_seconds', 'train_seconds')} | timings
-    return dict(
-        rows=rows,
-        timings=seconds,
-        by_kind=[{'phase': p, **k} for p, r in reports.items() for k in _without_seconds(r.by_kind).to_dict('records')],
-        episodes=[row for p, r in reports.items() for row in _episodes(p, r.episodes)],
-        costs=[_without_seconds(c) for c in costs],
-    )
-
-
-def _without_seconds(row):
-    "A row, or a table, without what differs from run to run."
-    clocks = [k for k in row if k.endswith('seconds')]
-    return {k: v for k, v in row.items() if k not in clocks} if isinstance(row, dict) else row.drop(columns=clocks)
-
-
-def _trained(distilled, costs):
-    "What was trained; nothing, where an agent was measured as it is."
-    about = dict(rows=0, corrections=0, train_tokens=sum(c['tokens'] for c in costs))
-    if not distilled:
-        return about
-    card = distilled.card
-    loss = dict(loss_first=card['losses']['first'], loss_last=card['losses']['last'])
-    steps = dict(model=card['id'], train_steps=card['steps'])
-    return {**about, 'rows': distilled.rows, 'corrections': distilled.corrections, **steps, **loss}
-
-
-def _episodes(phase, episodes):
-    "A row an episode, short enough for a file that git tracks."
-    table = episodes[['success', 'steps', 'termination']].assign(task=pd.factorize(episodes['task'])[0])
-    return [{'phase': phase, **row} for row in table.to_dict('records')]
 
 # %% ../../notebooks/research/06_sweeps.ipynb #3a6f56e1
 _KERNELS = weakref.WeakSet()  # that run now
