@@ -13,6 +13,7 @@ import dspy
 from .agents.policy import Policy
 from .agents.saving import make_policy
 from .core.errors import AgentkitError, EpisodeError
+from .core.secrets import error_line, redact
 from .core.store import Journal, digest, journalled
 from .core.types import Decision, Observation, State, Step, Task, Trajectory, episode_key, said, trajectory
 from .envs.base import views_of
@@ -89,7 +90,7 @@ def run_episode(
             except Exception as e:
                 if isinstance(e, AgentkitError) and not isinstance(e, EpisodeError):
                     raise  # to be put right: a missing model, a dead worker
-                end, error = 'error', f'{type(e).__name__}: {e}'.splitlines()[0]
+                end, error = 'error', error_line(e)
                 break
             if on_step:
                 on_step(state.steps[-1])
@@ -119,7 +120,7 @@ def play(
                 return run_episode(policy, env, task, **options)
         except WorkerError as e:
             if not left:
-                return _not_played(policy, pool, task, str(e).splitlines()[0], **options)
+                return _not_played(policy, pool, task, redact(str(e).splitlines()[0], strict=True), **options)
 
 
 def _not_played(policy, pool, task, error, seed=0, sample=0, limits=Limits(), **_):
@@ -161,11 +162,18 @@ class Runner:
         "The policy with this name, told the environment's instructions where it is a language model."
         return make_policy(spec, self.kind.instructions, **options)
 
+    def replace(self, **changes) -> 'Runner':
+        "The same workers with another `folder`, other `limits`, or another number of episodes in `parallel`."
+        unknown = changes.keys() - {'folder', 'limits', 'parallel', 'progress'}
+        if unknown:
+            raise AgentkitError(f'the workers stay as they are: {min(unknown)} belongs to another Runner')
+        other = object.__new__(Runner)
+        other.__dict__ = {**self.__dict__, **changes}
+        return other
+
     def with_limits(self, **changes) -> 'Runner':
         "The same workers and folder with other limits."
-        other = object.__new__(Runner)
-        other.__dict__ = {**self.__dict__, 'limits': replace(self.limits, **changes)}
-        return other
+        return self.replace(limits=replace(self.limits, **changes))
 
     def key(self, policy: Policy, task: Task, seed: int = 0, sample: int = 0) -> str:
         "Under which an episode is kept."
@@ -176,7 +184,11 @@ class Runner:
         if not self.folder:
             return None
         name = re.sub(r'[^\w.+-]+', '-', policy.name)[:60]
-        return self.folder / 'episodes' / f'{name}-{digest(self.id, policy.id, dataclasses.asdict(self.limits))}.jsonl'
+        return (
+            Path(self.folder)
+            / 'episodes'
+            / f'{name}-{digest(self.id, policy.id, dataclasses.asdict(self.limits))}.jsonl'
+        )
 
     def play(self, policy: Policy, task: Task, seed: int = 0, sample: int = 0, **options) -> Trajectory:
         "One episode, now."
@@ -272,7 +284,8 @@ def _draw(policy, sample, samples):
 
 
 def _lacks_hints(t):
-    return any(s.hint is None for s in t.steps)
+    "Was the expert not asked? One that gave up at some steps was."
+    return bool(t.steps) and not any(s.hint for s in t.steps)
 
 # %% ../notebooks/rollouts.ipynb #86021ffa
 class Player(dspy.Module):

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from ..agents.policy import Agent, Policy
+from ..agents.policy import Agent, ConversationAdapter, Policy
 from ..core.errors import AgentkitError
 from ..core.store import Journal, digest, write_text
 from ..core.types import Trajectory, said
@@ -50,26 +50,26 @@ def _answer(agent, text):
     return dict(role='assistant', content=content)
 
 
-def _begins(messages, longer):
-    return longer[: len(messages)] == messages
+def _grows(adapter):
+    "Is it promised that each prompt continues the one before it? The view's own class has to say so."
+    plain = type(adapter) is ConversationAdapter and not adapter.show_actions and not adapter.window
+    return plain and vars(type(adapter.view)).get('grows', False)
 
 
 def _conversations(t: Trajectory, agent: Agent, done: list[str]) -> Iterator[tuple[list[dict], dict[int, int]]]:
     "As few conversations as hold the prompt of each step and its answer, and which message answers which step."
-    prompts = functools.cache(lambda k: _prompt(agent, t.state(k)))
     answers, last = [_answer(agent, text) for text in done], len(done) - 1
-    whole = [*prompts(last), answers[last]]
-    places = {len(whole) - 1 - 2 * (last - k): k for k in range(len(done))}
-    grows = all(whole[i : i + 1] == [answers[k]] for i, k in places.items())
-    if grows and all(_begins(prompts(k), whole) and places.get(len(prompts(k))) == k for k in {0, last // 2}):
-        yield whole, places
+    if _grows(agent.adapter):
+        prompt = _prompt(agent, t.state(last))
+        yield [*prompt, answers[last]], {len(prompt) - 2 * (last - k): k for k in range(len(done))}
         return
     messages, places = [], {}
     for k, answer in enumerate(answers):
-        if not _begins(messages, prompts(k)):
+        prompt = _prompt(agent, t.state(k))
+        if prompt[: len(messages)] != messages:
             yield messages, places
             places = {}
-        messages, places = [*prompts(k), answer], {**places, len(prompts(k)): k}
+        messages, places = [*prompt, answer], {**places, len(prompt): k}
     yield messages, places
 
 # %% ../../notebooks/data/01_rows.ipynb #af0c03ca
