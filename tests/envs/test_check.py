@@ -342,6 +342,17 @@ class Talker(View):
         return Text()
 
 
+class Forgetful(View):
+    name, grows = 'forgetful', True
+
+    def messages(self, state):
+        return conversation(state.now.text, [])
+
+
+class ViewForgets(Stairs):
+    views = dict(forgetful=Forgetful)
+
+
 class ViewBeginsLate(Stairs):
     views = dict(backwards=Backwards)
 
@@ -414,7 +425,7 @@ BROKEN = {
     'progress': (ProgressOfTwo, ProgressNowAndThen),
     'refusals': (RefusalMoves, RefusalInSecret, RefusalForgetsTheActions, RefusalEnds),
     'pipe': (NotJSON, OtherInAWorker, IdsOfTheProcess),
-    'views': (ViewBeginsLate, ViewOffersTooMuch, ViewOffersNothing, ViewOffersWords),
+    'views': (ViewForgets, ViewBeginsLate, ViewOffersTooMuch, ViewOffersNothing, ViewOffersWords),
     'vary': (VaryDropsAMessage, VaryForgetsTheLoss, VaryInPlace, VaryByOtherDice),
     'close': (ClosesOnce, CloseNeedsAnEpisode, CloseRaises),
 }
