@@ -342,17 +342,6 @@ class Talker(View):
         return Text()
 
 
-class Forgetful(View):
-    name, grows = 'forgetful', True
-
-    def messages(self, state):
-        return conversation(state.now.text, [])
-
-
-class ViewForgets(Stairs):
-    views = dict(forgetful=Forgetful)
-
-
 class ViewBeginsLate(Stairs):
     views = dict(backwards=Backwards)
 
@@ -425,7 +414,7 @@ BROKEN = {
     'progress': (ProgressOfTwo, ProgressNowAndThen),
     'refusals': (RefusalMoves, RefusalInSecret, RefusalForgetsTheActions, RefusalEnds),
     'pipe': (NotJSON, OtherInAWorker, IdsOfTheProcess),
-    'views': (ViewForgets, ViewBeginsLate, ViewOffersTooMuch, ViewOffersNothing, ViewOffersWords),
+    'views': (ViewBeginsLate, ViewOffersTooMuch, ViewOffersNothing, ViewOffersWords),
     'vary': (VaryDropsAMessage, VaryForgetsTheLoss, VaryInPlace, VaryByOtherDice),
     'close': (ClosesOnce, CloseNeedsAnEpisode, CloseRaises),
 }
