@@ -279,6 +279,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'agentkit.core.views.View.offer': ('core/views.html#view.offer', 'agentkit/core/views.py'),
                                      'agentkit.core.views.conversation': ('core/views.html#conversation', 'agentkit/core/views.py'),
                                      'agentkit.core.views.fields': ('core/views.html#fields', 'agentkit/core/views.py'),
+                                     'agentkit.core.views.promises_growth': ('core/views.html#promises_growth', 'agentkit/core/views.py'),
                                      'agentkit.core.views.state_of': ('core/views.html#state_of', 'agentkit/core/views.py')},
             'agentkit.data.cards': { 'agentkit.data.cards._canonical': ('data/cards.html#_canonical', 'agentkit/data/cards.py'),
                                      'agentkit.data.cards._card_facts': ('data/cards.html#_card_facts', 'agentkit/data/cards.py'),
