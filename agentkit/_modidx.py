@@ -93,6 +93,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'agentkit/agents/saving.py'),
                                         'agentkit.agents.saving._from_version_1': ( 'agents/saving.html#_from_version_1',
                                                                                     'agentkit/agents/saving.py'),
+                                        'agentkit.agents.saving._program': ('agents/saving.html#_program', 'agentkit/agents/saving.py'),
                                         'agentkit.agents.saving._program_state': ( 'agents/saving.html#_program_state',
                                                                                    'agentkit/agents/saving.py'),
                                         'agentkit.agents.saving._restored': ('agents/saving.html#_restored', 'agentkit/agents/saving.py'),

@@ -1,9 +1,13 @@
 "The kit does today what it did when these values were recorded; `tests/pins/record.py` records them again."
 
 import difflib
+import importlib
 
 import pytest
-from pins import PINS, as_text, judging, path_of, play, prompts, recording, reports, rows, training, write  # noqa: F401
+from pins import FOLDER, PINS, as_text, path_of, recording, write
+
+for module in ('prompts', 'play', 'rows', 'training', 'judging', 'reports', 'commands', 'stored'):
+    importlib.import_module(f'pins.{module}')
 
 
 def marked(name):
@@ -19,5 +23,10 @@ def test_pin(name, tmp_path, results):
     path = path_of(name)
     assert path, f'nothing is recorded for {name}: python tests/pins/record.py {name}'
     expected, present = path.read_text(), as_text(value)
-    lines = difflib.unified_diff(expected.splitlines(), present.splitlines(), path.name, 'now', n=2, lineterm='')
-    assert present == expected, '\n' + '\n'.join([*lines][:200])
+    if present != expected:
+        lines = difflib.unified_diff(expected.splitlines(), present.splitlines(), path.name, 'now', n=2, lineterm='')
+        pytest.fail('\n'.join([f'{name} is not what was recorded', *lines][:200]), pytrace=False)
+
+
+def test_every_recorded_value_has_its_pin():
+    assert {p.stem for p in FOLDER.glob('expected/*')} == set(PINS)

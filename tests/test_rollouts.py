@@ -1,5 +1,6 @@
-"Episodes in worker processes: killed, resumed, raising; and the program that DSPy sees."
+"Episodes in worker processes: killed, resumed, raising; what a journal answers for; and the program that DSPy sees."
 
+import dataclasses
 import os
 import signal
 
@@ -8,142 +9,271 @@ import psutil
 import pytest
 
 from agentkit.agents.policy import Agent
-from agentkit.agents.programs import ProgramAgent, expert_agent, random_agent
+from agentkit.agents.programs import Chance, Expert, Guided, Program
+from agentkit.core.actions import Choice, Text, ToolCall
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import Journal
+from agentkit.core.types import Hint, Observation, Task
+from agentkit.envs.base import Environment
 from agentkit.envs.find import list_tasks
-from agentkit.envs.pool import EnvPool
 from agentkit.judges.base import success
+from agentkit.rollouts import Limits, Player, Runner, examples, read_trajectories, run_episode
 from agentkit.testing.models import scripted_lm
-from agentkit.rollouts import Limits, Player, examples, play, run_many
 
 TASKS = list_tasks('corridor', 'train', 6)
 
 
 @pytest.fixture
-def pool():
-    with EnvPool('corridor', n=2, timeout=20) as p:
-        yield p
+def run():
+    with Runner('corridor', timeout=20, progress=False) as runner:
+        yield runner
 
 
 def outcome(trajectories):
-    return [(t.task.id, t.termination, [(s.action, s.observation) for s in t.steps]) for t in trajectories]
+    return [(t.task.id, t.termination, t.turns) for t in trajectories]
 
 
-def test_parallel_equals_serial(pool):
-    serial = run_many(random_agent(), TASKS, pool, parallel=1, progress=False)
-    assert outcome(run_many(random_agent(), TASKS, pool, parallel=4, progress=False)) == outcome(serial)
+def test_parallel_equals_serial(run):
+    with Runner('corridor', workers=1, progress=False) as serial:
+        assert outcome(run(Chance(), TASKS)) == outcome(serial(Chance(), TASKS))
 
 
-def test_a_worker_killed_in_an_episode_is_replaced_and_the_episode_runs_again(pool):
+def test_a_worker_killed_in_an_episode_is_replaced_and_the_episode_runs_again():
     killed = []
 
-    def killer(task, trajectory, possible_actions):
-        if trajectory and not killed:
+    def killer(state):
+        if state.steps and not killed:
             child = psutil.Process().children(recursive=True)[0]
             killed.append(child.pid)
             os.kill(child.pid, signal.SIGKILL)
         return 'forward'
 
-    with EnvPool('corridor', n=1, timeout=20) as one:
-        t = play(ProgramAgent(killer, 'killer'), one, TASKS[3])
+    with Runner('corridor', workers=1, timeout=20, progress=False) as one:
+        t = one.play(Program(killer, 'killer'), TASKS[3])
     assert killed and t.won and len(t.steps) == 4
 
 
-def test_an_interrupted_run_resumes_to_the_same_table(pool, tmp_path):
-    whole = run_many(random_agent(), TASKS, pool, repeats=2, progress=False)
+def test_an_interrupted_run_resumes_to_the_same_table(run, tmp_path):
+    whole = run(Chance(), TASKS, repeats=2)
     journal = tmp_path / 'j.jsonl'
-    run_many(random_agent(), TASKS[:2], pool, repeats=2, journal=journal, progress=False)
+    run(Chance(), TASKS[:2], repeats=2, journal=journal)
     with open(journal, 'a') as f:
         f.write('{"format": "agentkit-traj')
     played = []
-    watch = ProgramAgent(lambda **k: played.append(k['task']) or random_agent()(**k).action, 'random')
-    resumed = run_many(watch, TASKS, pool, repeats=2, journal=journal, progress=False)
+    watch = Program(lambda state: played.append(state.first.text) or Chance().act(state), 'random', Chance().id)
+    resumed = run(watch, TASKS, repeats=2, journal=journal)
     assert outcome(resumed) == outcome(whole)
-    assert not {t.intro for t in whole if t.task in TASKS[:2]} & set(played), 'what was in the journal was played again'
+    known = {t.first.text for t in whole if t.task in TASKS[:2]}
+    assert not known & set(played), 'what was in the journal was played again'
     assert len(Journal(journal)) == len(whole)
 
 
-def test_a_journal_of_other_tasks_is_not_taken_for_this_one(pool, tmp_path):
-    import dataclasses
-
+def test_a_journal_of_other_tasks_is_not_taken_for_this_one(run, tmp_path):
     journal = tmp_path / 'j.jsonl'
-    run_many(expert_agent('corridor'), TASKS[:1], pool, journal=journal, progress=False)
+    run(Expert(), TASKS[:1], journal=journal)
     changed = dataclasses.replace(TASKS[0], data={'doors': 5})
-    assert len(run_many(expert_agent('corridor'), [changed], pool, journal=journal, progress=False)[0].steps) == 5
+    assert len(run(Expert(), [changed], journal=journal)[0].steps) == 5
+
+
+# --- a journal never answers for another run ---
+
+
+def test_other_limits_are_other_episodes(tmp_path):
+    with Runner('corridor', tmp_path, Limits(max_steps=2), workers=1, progress=False) as run:
+        short = run(Expert(), TASKS)
+        long = run.with_limits(max_steps=50)(Expert(), TASKS)
+        assert run(Expert(), TASKS) == short
+    assert sum(t.won for t in short) == 2 and sum(t.won for t in long) == 6
+
+
+def test_another_prompt_of_the_same_model_is_another_policy(run, tmp_path):
+    journal = tmp_path / 'j.jsonl'
+    slow, fast = (Agent(scripted_lm([word]), f'Say {word}.', think=False) for word in ('back', 'forward'))
+    assert slow.name == fast.name and slow.id != fast.id
+    assert run(slow, TASKS[:1], journal=journal)[0].termination == 'loop'
+    with pytest.raises(AgentkitError, match='with another prompt, view, weights or sampling'):
+        run(fast, TASKS[:1], journal=journal)
+    with Runner('corridor', tmp_path, workers=1, progress=False) as kept:
+        assert [kept(a, TASKS[:1])[0].termination for a in (slow, fast)] == ['loop', 'won']
+
+
+def test_another_option_of_the_environment_is_another_environment(tmp_path):
+    steps = []
+    for options in ({}, dict(start=3), {}):
+        with Runner('corridor', tmp_path, workers=1, progress=False, **options) as run:
+            steps.append(len(run(Expert(), TASKS[5:])[0].steps))
+    assert steps == [6, 3, 6]
+    with Runner('corridor', workers=1, progress=False, start=3) as run:
+        run(Expert(), TASKS[5:], journal=tmp_path / 'mine.jsonl')
+    with Runner('corridor', workers=1, progress=False) as run:
+        with pytest.raises(AgentkitError, match='environment corridor-.* there, corridor here'):
+            run(Expert(), TASKS[5:], journal=tmp_path / 'mine.jsonl')
+
+
+def test_an_episode_that_broke_off_is_played_again(tmp_path):
+    broken = [True]
+
+    def moody(state):
+        return 1 / 0 if broken[0] else 'forward'
+
+    with Runner('corridor', tmp_path, workers=1, progress=False) as run:
+        first = run(Program(moody, 'moody'), TASKS[:2])
+        broken[0] = False
+        second = run(Program(moody, 'moody'), TASKS[:2])
+        path = run.journal(Program(moody, 'moody'))
+    assert [t.termination for t in first] == ['error'] * 2 and [t.score for t in first] == [None] * 2
+    assert [t.termination for t in second] == ['won'] * 2
+    assert len(Journal(path)) == 4 and len(read_trajectories(path)) == 2
+
+
+def test_hints_that_were_not_recorded_are_asked_for(tmp_path):
+    with Runner('corridor', tmp_path, workers=1, progress=False) as run:
+        assert run(Expert(), TASKS[:1])[0].steps[0].hint is None
+        assert run(Expert(), TASKS[:1], hints=True)[0].steps[0].hint.action == 'forward'
+
+
+def test_repeats_are_seeds_and_samples_are_draws(run):
+    drawn = run(Chance(5), TASKS[2:3], repeats=2, samples=3)
+    assert [(t.seed, t.sample) for t in drawn] == [(s, k) for s in (0, 1) for k in range(3)]
+    assert len({str(t.turns) for t in drawn[:3]}) > 1, 'all samples are the same draw'
+    assert {t.policy for t in drawn} == {'random-5'} and len({t.policy_id for t in drawn}) == 1
+
+
+def test_guided_keeps_the_episodes_of_a_task_apart():
+    "Four episodes of one task in flight: each is handed over after five departures, not after four or seven."
+    guide = Guided(Program(lambda state: 'back', 'coward'), Expert(), departures=5)
+    with Runner('corridor', workers=2, parallel=4, progress=False) as run:
+        episodes = run(guide, TASKS[5:], repeats=8)
+    assert [[s.action for s in t.steps] for t in episodes] == [['back'] * 5 + ['forward'] * 6] * 8
+
+
+# --- whatever may be done ---
+
+
+class Till(Environment):
+    "Add two numbers with a tool, then say the sum; only a judge can say how politely."
+
+    TOOLS = ToolCall({'add': dict(properties=dict(a=dict(type='number'), b=dict(type='number')), required=['a', 'b'])})
+
+    @classmethod
+    def tasks(cls, split, n=None, seed=0):
+        return [Task(f'{split}/sum', 'till', split=split)]
+
+    def reset(self, task, seed=0):
+        return Observation('What is 1 + 2?', self.TOOLS)
+
+    def step(self, action):
+        if action.startswith('{'):
+            return Observation('3', Text(), reward=0.5)
+        return Observation('Thank you.', Text(), reward=1.0, done=True)
+
+    def refuse(self, action, why):
+        return Observation(f'Use the tool: {why}.', self.TOOLS)
+
+    def expert(self):
+        return Hint('3')
+
+
+def test_tools_free_text_rewards_and_an_end_that_only_a_judge_can_value():
+    call = '{"tool": "add",\n "arguments": {"a": 1,  "b": 2}}'
+    replies = iter(['add them', call, 'It is  3.\nYou are welcome.'])
+    t = run_episode(Program(lambda state: next(replies), 'clerk'), Till(), Till.tasks('train')[0])
+    assert [s.valid for s in t.steps] == [False, True, True]
+    assert t.steps[0].observation.text == 'Use the tool: it is not possible now.'
+    assert [s.action for s in t.steps[1:]] == [call, 'It is  3.\nYou are welcome.']
+    assert (t.termination, t.score, t.total_reward) == ('ended', None, 1.5)
+
+
+def test_chance_and_thinking_agents_play_where_there_is_no_list():
+    assert run_episode(Chance(), Till(), Till.tasks('train')[0]).termination == 'ended'
+    lm = scripted_lm(['think: a tool', '{"tool": "add", "arguments": {"a": 1, "b": 2}}', 'It is 3.'])
+    t = run_episode(Agent(lm), Till(), Till.tasks('train')[0])
+    assert t.steps[0].decision.thought == 'a tool' and t.steps[0].valid and t.termination == 'ended'
+
+
+def test_an_action_that_is_not_possible_never_reaches_the_environment():
+    class Glass(Environment):
+        def reset(self, task, seed=0):
+            return Observation('A glass.', Choice(('look',)), score=0.0)
+
+        def step(self, action):
+            assert action == 'look', 'it is broken'
+            return Observation('Still there.', Choice(('look',)), done=True, score=1.0)
+
+    answers = iter(['drop it', '', 'look'])
+    t = run_episode(Program(lambda state: next(answers), 'child'), Glass(), Task('glass', 'glass'))
+    assert t.won and t.invalid == 2 and t.steps[0].observation.text == 'Nothing happens.'
+
+
+# --- how episodes end ---
 
 
 def test_nothing_is_left_running():
     before = {p.pid for p in psutil.Process().children(recursive=True)}
-    run_many(expert_agent('corridor'), TASKS, progress=False)
-    left = [
-        p
-        for p in psutil.Process().children(recursive=True)
-        if p.pid not in before and p.status() != psutil.STATUS_ZOMBIE
-    ]
-    assert not left
+    with Runner('corridor', progress=False) as run:
+        run(Expert(), TASKS)
+    now = [p for p in psutil.Process().children(recursive=True) if p.pid not in before]
+    assert not [p for p in now if p.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_no_tasks_is_an_error(pool):
+def test_no_tasks_is_an_error(run):
     with pytest.raises(AgentkitError, match='no tasks to play'):
-        run_many(random_agent(), [], pool)
+        run(Chance(), [])
 
 
 @pytest.mark.parametrize(
     'policy, termination',
     [
-        (ProgramAgent(lambda **_: '', 'mute'), 'invalid'),
-        (ProgramAgent(lambda **_: 'fly', 'bird'), 'invalid'),
-        (ProgramAgent(lambda **_: 'think: hm', 'hamlet'), 'loop'),
-        (ProgramAgent(lambda **_: 'back', 'coward'), 'loop'),
-        (ProgramAgent(lambda **_: 1 / 0, 'broken'), 'error'),
+        (Program(lambda state: '', 'mute'), 'invalid'),
+        (Program(lambda state: 'fly', 'bird'), 'invalid'),
+        (Agent(scripted_lm(['think: hm'])), 'loop'),
+        (Program(lambda state: 'back', 'coward'), 'loop'),
+        (Program(lambda state: 1 / 0, 'broken'), 'error'),
         (Agent(scripted_lm([f'think: {i}' for i in range(99)])), 'max_steps'),
-        (ProgramAgent(lambda **_: 'forward', 'brave'), 'won'),
+        (Program(lambda state: 'forward', 'brave'), 'won'),
     ],
 )
-def test_every_end_has_its_name(pool, policy, termination):
-    t = play(policy, pool, TASKS[1])
+def test_every_end_has_its_name(run, policy, termination):
+    t = run.play(policy, TASKS[1])
     assert t.termination == termination
-    assert t.won == (termination == 'won') == bool(t.score)
+    assert t.won == (termination == 'won') == (t.score == 1)
 
 
-def test_invalid_actions_are_counted(pool):
+def test_invalid_actions_are_counted(run):
     answers = iter(['fly', 'forward', '', 'forward'])
-    t = play(ProgramAgent(lambda **_: next(answers), 'clumsy'), pool, TASKS[1])
+    t = run.play(Program(lambda state: next(answers), 'clumsy'), TASKS[1])
     assert t.won and t.invalid == 2 and [s.valid for s in t.steps] == [False, True, False, True]
 
 
-def test_tokens_and_calls_are_counted(pool):
-    t = play(Agent(scripted_lm(['forward'])), pool, TASKS[2])
+def test_tokens_and_calls_are_counted(run):
+    t = run.play(Agent(scripted_lm(['forward'])), TASKS[2])
     assert t.usage['calls'] == 3 and t.usage['tokens_out'] == 3 and t.usage['tokens_in'] > 30
 
 
-def test_the_player_is_a_dspy_program_that_never_raises(pool):
-    ok = Player(expert_agent('corridor'), TASKS, pool)
-    result = dspy.Evaluate(devset=examples(TASKS), metric=success, num_threads=2, display_progress=False)(ok)
-    assert result.score == 100
-    broken = Player(ProgramAgent(lambda **_: 1 / 0, 'broken'), TASKS, pool)
-    assert (
-        dspy.Evaluate(devset=examples(TASKS), metric=success, num_threads=1, display_progress=False, max_errors=1)(
-            broken
-        ).score
-        == 0
-    )
+def test_progress_is_recorded(run):
+    walked = iter(['forward', 'forward', *['back', 'back'] * 20])
+    t = run.play(Program(lambda state: next(walked), 'undecided'), TASKS[3])
+    assert t.progress == 0.5 and run.play(Expert(), TASKS[3]).progress == 1
+
+
+def test_limits_of_steps():
+    with Runner('corridor', limits=Limits(max_steps=7, loop=99), workers=1, progress=False) as run:
+        assert len(run.play(Chance(), list_tasks('corridor', 'train', 60)[59]).steps) == 7
+
+
+# --- DSPy ---
+
+
+def test_the_player_is_a_dspy_program_that_never_raises(run):
+    ok = Player(Expert(), TASKS, run)
+    options = dict(devset=examples(TASKS), metric=success, display_progress=False)
+    assert dspy.Evaluate(num_threads=2, **options)(ok).score == 100
+    broken = Player(Program(lambda state: 1 / 0, 'broken'), TASKS, run)
+    assert dspy.Evaluate(num_threads=1, max_errors=1, **options)(broken).score == 0
     prediction = broken(task_id=TASKS[0].id)
     assert prediction.termination == 'error' and 'ZeroDivisionError' in prediction.episode.error
 
 
-def test_an_unknown_task_id_is_named(pool):
+def test_an_unknown_task_id_is_named(run):
     with pytest.raises(AgentkitError, match="no task 'x'"):
-        Player(random_agent(), TASKS, pool)(task_id='x')
-
-
-def test_limits_of_steps(pool):
-    assert (
-        len(
-            play(
-                random_agent(), pool, list_tasks('corridor', 'train', 60)[59], limits=Limits(max_steps=7, loop=99)
-            ).steps
-        )
-        == 7
-    )
+        Player(Chance(), TASKS, run)(task_id='x')

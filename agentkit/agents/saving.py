@@ -101,7 +101,7 @@ def load_agent(
     state = _agent_state(path)
     try:
         if 'program' in state:
-            return PROGRAMS[state['program']['spec']](state['program'].get('seed', 0))
+            return _program(state['program'])
         agent, saved = _restored(state)
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise AgentkitError(f'{path} is damaged: {type(e).__name__}: {e}') from e
@@ -109,6 +109,13 @@ def load_agent(
         lm = _saved_lm(path, address, *saved)
     agent.react.lm = make_lm(lm) if isinstance(lm, str) else lm
     return agent
+
+
+def _program(state):
+    "The program in a file."
+    if state['spec'] not in PROGRAMS:
+        raise ValueError(f'unknown program {state["spec"]!r}')
+    return PROGRAMS[state['spec']](state.get('seed', 0))
 
 
 def _agent_state(path):

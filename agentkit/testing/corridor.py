@@ -27,6 +27,7 @@ class Corridor(Environment):
     "Walk forward to the last door."
 
     name = 'corridor'
+    splits = ('train', 'valid_seen', 'valid_unseen')
     labels = dict(walk='Walk to a door')
     views = dict(brief=Brief)
 

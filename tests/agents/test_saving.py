@@ -5,22 +5,40 @@ import http.server, json, shutil, subprocess, sys, threading
 import dspy
 import pytest
 
-from agentkit.agents.policy import Agent, ConversationAdapter
-from agentkit.agents.programs import ProgramAgent, expert_agent, explorer, guided, random_agent
-from agentkit.agents.saving import ASKED, load_agent, make_agent, save_agent, student_agent
+from agentkit.agents.policy import SETTINGS, Agent, ConversationAdapter
+from agentkit.agents.programs import Chance, Expert, Explorer, Guided, Program
+from agentkit.agents.saving import load_agent, make_policy, save_agent, student_agent
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import read_json, write_json
 from agentkit.core.types import transcript
+from agentkit.core.views import View, conversation, state_of
 from agentkit.models.find import make_lm
 from agentkit.testing.models import scripted_lm
+
+
+class Short(View):
+    "The goal, and the first word of everything."
+
+    name, instructed = 'brief', False
+
+    def messages(self, state):
+        return conversation(state.first.text.partition(': ')[2], [(a, o.split()[0]) for a, o in state.turns])
+
+
+def state(inputs):
+    "A state of an environment that can be read in full, and in few words."
+    at = state_of(inputs)
+    at.views = dict(full=View(), brief=Short(), student=Short())
+    return at
+
 
 STATES = [
     dict(
         task='Your task is to: put a mug in sink.',
-        trajectory=told,
+        trajectory=history,
         possible_actions=['go to desk 1', 'go to shelf 1', 'take mug 1 from desk 1'],
     )
-    for told in ('', transcript([('go to desk 1', 'On the desk 1, you see a mug 1.')]))
+    for history in ('', transcript([('go to desk 1', 'On the desk 1, you see a mug 1.')]))
 ]
 DEMO = dict(
     task='Your task is to: find a book.',
@@ -33,8 +51,8 @@ KEY = 'sk-planted-key-0123456789'
 
 # what another process does with an agent's file: play two steps and say what it answered
 PLAY = (
-    'import json, sys\nfrom agentkit.agents import load_agent\nagent = load_agent(sys.argv[1])\n'
-    f'print(json.dumps([agent(**s).action for s in {STATES!r}]))'
+    'import json, sys\nfrom agentkit.agents.saving import load_agent\nfrom agentkit.core.views import state_of\n'
+    f'agent = load_agent(sys.argv[1])\nprint(json.dumps([agent.act(state_of(s)).action for s in {STATES!r}]))'
 )
 
 
@@ -93,7 +111,7 @@ def optimised(lm, adapter=None):
     'adapter',
     [
         ConversationAdapter(),
-        ConversationAdapter(show_actions=False, brief=True),
+        ConversationAdapter('brief', show_actions=False),
         dspy.ChatAdapter(),
         dspy.JSONAdapter(),
     ],
@@ -110,17 +128,17 @@ def test_the_requests_are_the_same(tmp_path, adapter):
         load_agent(save_agent(before, tmp_path / 'agent.json'), lm=scripted_lm([reply])),
     ):
         for s in STATES:
-            agent(**s)
+            agent.act(state(s))
         asked.append(agent.react.lm.script.asked)
     assert len(asked[0]) == len(STATES) and asked[0] == asked[1]
-    assert 'Never go back.' in str(asked[1][0]) or getattr(adapter, 'brief', False)
+    assert 'Never go back.' in str(asked[1][0]) or getattr(adapter, 'view', '') == 'brief'
     assert 'find a book' in str(asked[1][0])
 
 
 def test_an_agent_behind_an_address_plays_the_same_in_a_fresh_process(tmp_path, endpoint, monkeypatch):
     monkeypatch.setenv('OPENAI_API_KEY', KEY)
     agent = optimised(make_lm(f'openai/tiny@{endpoint.url}', temperature=0.5, max_tokens=17, seed=3, cache=False))
-    answers = [agent(**s).action for s in STATES]
+    answers = [agent.act(state(s)).action for s in STATES]
     mine = [a['body'] for a in endpoint.asked[-2:]]
     path = save_agent(agent, tmp_path / 'agent.json')
     assert in_a_fresh_process(f'{path}@{endpoint.url}') == answers == ['go to desk 6', 'go to desk 8']
@@ -142,30 +160,28 @@ def test_address_and_key_are_never_written(tmp_path, endpoint, monkeypatch):
         assert load_agent(tmp_path / 'agent.json', lm=f'openai/tiny@{endpoint.url}').name == 'openai/tiny'
 
 
-def test_a_fine_tuned_cloud_model_has_its_provider_again(tmp_path, monkeypatch):
+def test_a_fine_tuned_cloud_model_is_loaded_by_its_name(tmp_path, monkeypatch):
     monkeypatch.setenv('OPENAI_API_KEY', KEY)
     name = 'openai/ft:gpt-4o-mini-2024-07-18:org::abc123'
     agent = load_agent(save_agent(Agent(make_lm(name)), tmp_path / 'agent.json'))
-    assert agent.name == name and agent.react.lm.provider.finetunable
+    assert agent.name == name and agent.lm.model == name
     monkeypatch.delenv('OPENAI_API_KEY')
     with pytest.raises(AgentkitError, match='OPENAI_API_KEY'):
         load_agent(tmp_path / 'agent.json')
 
 
-@pytest.mark.parametrize(
-    'agent', [expert_agent('corridor'), random_agent(3), random_agent(reader=True)], ids=lambda a: a.name
-)
+@pytest.mark.parametrize('agent', [Expert(), Chance(3), Chance(0, 'student')], ids=lambda a: a.name)
 def test_programs_are_saved_by_name(tmp_path, agent):
     again = load_agent(save_agent(agent, tmp_path / 'agent.json'))
-    assert again.name == agent.name and again.made == agent.made
-    state = dict(task='You are at 0, the door is at 2.', trajectory='', possible_actions=['forward', 'back'])
-    assert again(**state).action == agent(**state).action
+    assert (again.name, again.id) == (agent.name, agent.id)
+    at = state(dict(task='You are at 0, the door is at 2.', trajectory='', possible_actions=['forward', 'back']))
+    assert again.act(at) == agent.act(at)
 
 
 def test_an_agent_without_a_model_takes_the_one_around_it(tmp_path):
     agent = load_agent(save_agent(Agent(), tmp_path / 'agent.json'))
     with dspy.context(lm=scripted_lm(['look'])):
-        assert agent(**STATES[0]).action == 'look'
+        assert agent.act(state(STATES[0])).action == 'look'
 
 
 class OwnAdapter(ConversationAdapter):
@@ -174,9 +190,9 @@ class OwnAdapter(ConversationAdapter):
 
 def test_what_cannot_be_saved_says_so(tmp_path):
     for agent, message in (
-        (explorer(random_agent()), 'made of others'),
-        (guided(random_agent(), expert_agent('corridor')), 'made of others'),
-        (ProgramAgent(print, 'mine'), 'mine is a program'),
+        (Explorer(Chance()), 'made of others'),
+        (Guided(Chance(), Expert()), 'made of others'),
+        (Program(print, 'mine'), 'mine is a program'),
         (Agent(adapter=OwnAdapter()), 'a OwnAdapter cannot be saved; known adapters: ConversationAdapter'),
     ):
         with pytest.raises(AgentkitError, match=message):
@@ -207,7 +223,7 @@ def change(state, *keys, value=None):
     [
         (['format'], 'agentkit-model', "format is 'agentkit-model'"),
         (['format'], None, 'format is None'),
-        (['version'], 2, 'version 2 is unknown'),
+        (['version'], 3, 'version 3 is unknown'),
         (['demos'], None, "damaged: KeyError: 'demos'"),
         (['demos'], [1], 'damaged'),
         (['demos'], 'x', 'damaged'),
@@ -237,7 +253,7 @@ def test_files_that_are_no_agents(tmp_path):
     with pytest.raises(AgentkitError, match='is not an agent'):
         load_agent(tmp_path / 'agent.json')
     with pytest.raises(AgentkitError, match='none.json does not exist'):
-        make_agent(str(tmp_path / 'none.json'))
+        make_policy(str(tmp_path / 'none.json'))
     write_json(tmp_path / 'agent.json', dict(format='agentkit-agent', version=1, program=dict(spec='openai/gpt-4o')))
     with pytest.raises(AgentkitError, match="unknown program 'openai/gpt-4o'"):
         load_agent(tmp_path / 'agent.json')
@@ -257,7 +273,7 @@ def test_pickles_are_opened_only_when_asked_for(tmp_path):
         again = load_agent(path, allow_pickle=True)
         assert again.react.signature.instructions == agent.react.signature.instructions and len(again.react.demos) == 1
     with pytest.raises(AgentkitError, match='can run any code'):
-        make_agent(str(tmp_path / 'agent.pkl'))
+        make_policy(str(tmp_path / 'agent.pkl'))
     dspy.Predict('question -> answer').save(tmp_path / 'other.pkl')
     with pytest.raises(AgentkitError, match='holds no state of an agent'):
         load_agent(tmp_path / 'other.pkl', allow_pickle=True)
@@ -277,7 +293,10 @@ def test_a_missing_pickle_is_named(tmp_path):
 @pytest.fixture(scope='module')
 def student():
     pytest.importorskip('xllamacpp')
-    training = pytest.importorskip('agentkit.training')
+    pytest.importorskip('torch')
+    from agentkit.training.bases import make_nano
+    from agentkit.training.trainer import TrainConfig, finetune
+
     rows = [
         dict(
             messages=[
@@ -287,9 +306,9 @@ def student():
         )
         for i in range(4)
     ]
-    base = training.make_nano(rows, size='tiny', vocabulary=300)
-    trained = training.finetune(base, rows, training.TrainConfig.of('nano', epochs=2), progress=False)
-    yield student_agent(make_lm(f'local/{trained.id}', slots=1, context=512))
+    base = make_nano(rows, size='tiny', vocabulary=300)
+    trained = finetune(base, rows, TrainConfig.of('nano', epochs=2), progress=False)
+    yield student_agent(make_lm(f'local/{trained.id}', slots=1, context=512), view='full')
     from agentkit.models.serving import stop_servers
 
     stop_servers()
@@ -299,13 +318,10 @@ def test_a_local_student_plays_the_same_in_a_fresh_process(tmp_path, student):
     student = student.deepcopy()
     student.react.demos = [dspy.Example(**DEMO)]
     path = save_agent(student, tmp_path / 'agent.json')
-    assert in_a_fresh_process(path) == [student(**s).action for s in STATES]
+    assert in_a_fresh_process(path) == [student.act(state(s)).action for s in STATES]
     again = load_agent(path)
-    assert (
-        again.react.lm.provider.finetunable
-        and again.react.lm.engine.options == student.react.lm.engine.options
-        and again.react.lm.kwargs == student.react.lm.kwargs
-    )
+    assert again.id == student.id
+    assert again.lm.engine.options == student.lm.engine.options and again.lm.kwargs == student.lm.kwargs
 
 
 def test_a_changed_model_under_the_same_name_is_refused(tmp_path, student):
@@ -337,7 +353,7 @@ def test_a_changed_model_under_the_same_name_is_refused(tmp_path, student):
 
 
 def test_settings_are_the_generation_settings_only():
-    assert not {'api_key', 'api_base', 'base_url', 'extra_headers', 'headers'} & set(ASKED)
+    assert not {'api_key', 'api_base', 'base_url', 'extra_headers', 'headers'} & set(SETTINGS)
 
 
 def test_the_command_line_plays_a_saved_agent(tmp_path, student, results, capsys):
@@ -347,7 +363,7 @@ def test_the_command_line_plays_a_saved_agent(tmp_path, student, results, capsys
         assert main(['evaluate', '--env', 'corridor', '--policy', str(path), '--tasks', '2', '--json']) == 0
         return json.loads(capsys.readouterr().out)
 
-    assert evaluate(save_agent(expert_agent('corridor'), tmp_path / 'expert.json'))['summary']['wins'] == 2
+    assert evaluate(save_agent(Expert(), tmp_path / 'expert.json'))['summary']['wins'] == 2
     other = student.deepcopy()
     other.react.demos = [dspy.Example(**DEMO)]
     first, second = evaluate(save_agent(student, tmp_path / 'a.json')), evaluate(save_agent(other, tmp_path / 'b.json'))
@@ -355,3 +371,42 @@ def test_the_command_line_plays_a_saved_agent(tmp_path, student, results, capsys
     assert first['out'] != second['out'], 'another prompt of the same model does not read the journal of the first'
     assert main(['evaluate', '--env', 'corridor', '--policy', str(tmp_path / 'none.json')]) == 2
     assert 'none.json does not exist' in capsys.readouterr().err
+
+
+# --- what decides has an id ---
+
+
+def test_the_id_follows_everything_that_decides():
+    lm = scripted_lm(['look'])
+    agents = [
+        Agent(lm),
+        Agent(lm, 'Hurry.'),
+        Agent(lm, think=False),
+        Agent(lm, adapter=ConversationAdapter(window=2)),
+        Agent(lm, adapter=ConversationAdapter('brief')),
+        optimised(lm),
+        Agent(lm).sampling(temperature=0.7),
+        Agent(lm).sampling(seed=2),
+        Agent(scripted_lm(['look'], name='other')),
+        student_agent(lm),
+    ]
+    assert len({a.id for a in agents}) == len(agents)
+    assert Agent(lm).id == Agent(lm).id == Agent(lm).sampling().id
+
+
+def test_address_and_key_do_not_decide(endpoint, monkeypatch):
+    monkeypatch.setenv('OPENAI_API_KEY', KEY)
+    here, elsewhere = (make_lm(f'openai/tiny@{url}') for url in (endpoint.url, 'http://127.0.0.1:9/v1'))
+    assert Agent(here).id == Agent(elsewhere).id
+
+
+def test_an_agent_of_format_1_reads_as_it_did(tmp_path):
+    agent = student_agent(scripted_lm(['look']), view='brief')
+    new = read_json(save_agent(agent, tmp_path / 'agent.json'))
+    old = {
+        **new,
+        'version': 1,
+        'adapter': dict(name='conversation', options=dict(brief=True, show_actions=False, window=0)),
+    }
+    again = load_agent(write_json(tmp_path / 'old.json', old), lm=agent.lm)
+    assert again.id == agent.id and again.adapter.view == 'brief'

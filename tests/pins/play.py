@@ -33,17 +33,16 @@ def real_games(n=2):
 
 
 def policy_of(name, env):
-    from agentkit.agents.programs import expert_agent, explorer, guided, random_agent
+    from agentkit.agents.programs import Chance, Expert, Explorer, Guided
 
-    expert = expert_agent(env)
     known = {
-        'expert': expert,
-        'random': random_agent(0),
-        'random_seed': random_agent(3),
-        'reader': random_agent(0, reader=True),
-        'explorer': explorer(expert, seed=0),
-        'explorer_seed': explorer(expert, rate=0.5, seed=2),
-        'guided': guided(random_agent(0), expert, departures=3),
+        'expert': Expert(),
+        'random': Chance(0),
+        'random_seed': Chance(3),
+        'reader': Chance(0, 'student'),
+        'explorer': Explorer(Expert(), seed=0),
+        'explorer_seed': Explorer(Expert(), rate=0.5, seed=2),
+        'guided': Guided(Chance(0), Expert(), departures=3),
     }
     return known[name]
 
@@ -55,7 +54,7 @@ def played(policy, tasks, max_steps):
 
     env = make_env(tasks[0].env)
     try:
-        return [run_episode(policy, env, t, 0, Limits(max_steps=max_steps)) for t in tasks]
+        return [run_episode(policy, env, t, 0, limits=Limits(max_steps=max_steps)) for t in tasks]
     finally:
         env.close()
 
@@ -69,29 +68,44 @@ def game_file(task):
 def progress(t):
     "How far the environment says that each part of the episode got."
     from agentkit.core.types import transcript
-    from agentkit.envs.find import find_progress
+    from agentkit.envs.alfworld.expert import progress
 
-    pairs = [(s.action, s.observation) for s in t.steps]
-    return [find_progress(t.task.env)(t.intro, transcript(pairs[:k])) for k in range(len(pairs) + 1)]
+    return [progress(t.first.text, transcript(t.turns[:k])) for k in range(len(t.steps) + 1)]
+
+
+def told(t):
+    "Of each step: what was possible, what was done, what was observed, and whether it was possible."
+    from agentkit.core.types import said
+
+    return [
+        (t.state(k).now.actions.options, said(s.decision), s.observation.text, s.valid) for k, s in enumerate(t.steps)
+    ]
 
 
 # --- what is pinned ---
 
 
+def digests(named):
+    "Of texts that are not ours to give away: a digest each."
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in named}
+
+
 def episode(t):
     "Task, policy and every step as text."
-    steps = [f'> {s.action}{"" if s.valid else "    (not admissible)"}\n{s.observation}' for s in t.steps]
-    return '\n'.join([t.intro, *steps, f'{t.policy}: {t.termination} after {len(t.steps)} steps, score {t.score:g}'])
+    steps = [f'> {action}{"" if valid else "    (not admissible)"}\n{seen}' for _, action, seen, valid in told(t)]
+    end = f'{t.policy}: {t.termination} after {len(t.steps)} steps, score {t.score:g}'
+    return '\n'.join([t.first.text, *steps, end])
 
 
 def whole(t):
     "The episode with what was admissible at each step, and its progress."
     progressed = progress(t)
     steps = [
-        '\n'.join([*(f'  {a}' for a in s.admissible), f'progress {p:.4f}', f'> {s.action}', s.observation])
-        for s, p in zip(t.steps, progressed)
+        '\n'.join([*(f'  {a}' for a in possible), f'progress {p:.4f}', f'> {action}', seen])
+        for (possible, action, seen, _), p in zip(told(t), progressed)
     ]
-    return '\n'.join([t.intro, *steps, f'progress {progressed[-1]:.4f}', f'{t.termination}, score {t.score:g}'])
+    end = [f'progress {progressed[-1]:.4f}', f'{t.termination}, score {t.score:g}']
+    return '\n'.join([t.first.text, *steps, *end])
 
 
 @pin('corridor', *POLICIES)
@@ -128,11 +142,11 @@ def _(folder):
 def _(folder):
     if not os.environ.get('ALFWORLD_DATA'):
         pytest.skip('ALFWORLD_DATA is not set: no real games')
-    return parts((t.task.id, whole(t)) for t in played(policy_of('expert', 'alfworld'), real_games(), 50))
+    return digests((t.task.id, whole(t)) for t in played(policy_of('expert', 'alfworld'), real_games(), 50))
 
 
 @pin('real_reader')
 def _(folder):
     if not os.environ.get('ALFWORLD_DATA'):
         pytest.skip('ALFWORLD_DATA is not set: no real games')
-    return parts((t.task.id, episode(t)) for t in played(policy_of('reader', 'alfworld'), real_games(), MAX_STEPS))
+    return digests((t.task.id, episode(t)) for t in played(policy_of('reader', 'alfworld'), real_games(), MAX_STEPS))

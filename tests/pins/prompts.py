@@ -71,19 +71,22 @@ def read(name):
 
 
 def agent_of(name, lm):
-    from agentkit.agents.policy import INSTRUCTIONS, Agent, ConversationAdapter, demonstration
+    from agentkit.agents.policy import Agent, ConversationAdapter, demonstration
     from agentkit.agents.saving import load_agent, student_agent
+    from agentkit.envs.alfworld.environment import AlfWorld
+
+    told = AlfWorld.instructions
 
     shown = [demonstration(read('household_expert'))] if 'demonstration' in name else []
     known = {
         'default': lambda: Agent(lm),
-        'instructions': lambda: Agent(lm, INSTRUCTIONS),
-        'no_thoughts': lambda: Agent(lm, INSTRUCTIONS, think=False),
-        'window': lambda: Agent(lm, INSTRUCTIONS, adapter=ConversationAdapter(window=3)),
-        'no_actions': lambda: Agent(lm, INSTRUCTIONS, adapter=ConversationAdapter(show_actions=False)),
+        'instructions': lambda: Agent(lm, told),
+        'no_thoughts': lambda: Agent(lm, told, think=False),
+        'window': lambda: Agent(lm, told, adapter=ConversationAdapter(window=3)),
+        'no_actions': lambda: Agent(lm, told, adapter=ConversationAdapter(show_actions=False)),
         'student': lambda: student_agent(lm),
-        'student_window': lambda: Agent(lm, think=False, adapter=ConversationAdapter(False, brief=True, window=3)),
-        'demonstration': lambda: Agent(lm, INSTRUCTIONS),
+        'student_window': lambda: Agent(lm, think=False, adapter=ConversationAdapter('student', False, window=3)),
+        'demonstration': lambda: Agent(lm, told),
         'student_demonstration': lambda: student_agent(lm),
         'saved': lambda: load_agent(FOLDER / 'formats/agent.json', lm),
     }
@@ -107,10 +110,19 @@ def asked(agent, requests, t, step):
 
 
 def act(agent, t, step):
-    from agentkit.core.types import transcript
+    from agentkit.core.types import said
 
-    before = transcript((s.action, s.observation) for s in t.steps[:step])
-    return agent(task=t.intro, trajectory=before, possible_actions=list(t.steps[step].admissible)).action
+    return said(agent.act(state(t, step)))
+
+
+def state(t, step):
+    "The state before a step, as the loop makes it: with the views of the household's environment."
+    from dataclasses import replace
+
+    from agentkit.envs.alfworld.environment import AlfWorld
+    from agentkit.envs.base import views_of
+
+    return replace(t.state(step), views=views_of(AlfWorld))
 
 
 def messages(request):
@@ -122,36 +134,37 @@ def messages(request):
 
 def choices(t, step):
     "What a reader of the brief episode is offered."
-    from agentkit.envs.alfworld.view import sayable
-
-    pairs = [(s.action, s.observation) for s in t.steps[:step]]
-    return sayable(list(t.steps[step].admissible), t.intro, pairs)
+    at = state(t, step)
+    return at.views['brief'].offer(at).options
 
 
 def brief(t):
     "The episode as a student reads it."
     from agentkit.envs.alfworld.view import brief_turns
 
-    return brief_turns(t.intro, [(s.action, s.observation) for s in t.steps])
+    return brief_turns(t.first.text, t.turns)
 
 
 def meant(reply, actions):
-    from agentkit.agents.reply import read_action
+    from agentkit.agents.reply import read_reply
+    from agentkit.core.actions import Choice
+    from agentkit.core.types import said
 
-    return read_action(reply, actions)
+    return said(read_reply(reply, Choice(a for a in actions if not a.startswith('think:'))))
 
 
-def remote_format(actions):
-    from agentkit.models.remote import action_schema
+def remote_format(actions, think):
+    from agentkit.core.actions import Choice
+    from agentkit.models.hold import answer_format
 
-    return action_schema(actions)
+    return answer_format(Choice(actions), think)['response_format']
 
 
 def local_body(name, t, step):
     "The body that a local server gets: its grammar holds the answer to the actions."
     from agentkit.models.serving import LocalLM, Server, VllmServer, _wire
 
-    lm, requests = scripted(t.steps[step].admissible[0])
+    lm, requests = scripted(state(t, step).now.actions.options[0])
     local = LocalLM('local/any', engine=lm.engine)
     request = asked(agent_of(name, local), requests, t, step)
     return {
@@ -164,7 +177,7 @@ def remote_body(name, t, step):
     "The body that an OpenAI-compatible server gets, over HTTP."
     from agentkit.models.find import make_lm
 
-    with Echo(t.steps[step].admissible[0]) as server:
+    with Echo(state(t, step).now.actions.options[0]) as server:
         act(agent_of(name, make_lm(f'openai/parrot@{server.url}')), t, step)
     return server.bodies
 
@@ -209,9 +222,9 @@ def _(folder):
 
 @pin('response_format', *EPISODES)
 def _(folder, episode):
-    t, thought = read(episode), 'think: ${...thoughts...}'
-    states = {f'step {k}': list(t.steps[k].admissible) for k in moments(t.steps)}
-    return {k: dict(plain=remote_format(a), thoughts=remote_format([*a, thought])) for k, a in states.items()}
+    t = read(episode)
+    states = {f'step {k}': state(t, k).now.actions.options for k in moments(t.steps)}
+    return {k: dict(plain=remote_format(a, False), thoughts=remote_format(a, True)) for k, a in states.items()}
 
 
 @pin('local_body', *EPISODES)
