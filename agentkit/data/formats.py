@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core.errors import AgentkitError
 from ..core.store import Journal, digest, read_json, write_json
 from ..core.types import transcript, turns
-from .rows import _alternatives, call_rows, write_rows
+from .rows import _alternatives, call_rows, write_lines
 
 # %% ../../notebooks/data/02_formats.ipynb #22c11f5b
 def conversations(
@@ -199,7 +199,7 @@ def export(
             f'{format} cannot say which answers are not to be learned, and rows have such: use '
             + ('steps=True' if 'last' in can and not steps else 'trl-completion or openai')
         )
-    write_rows(path, [_written(write, read, r, format) for r in rows])
+    write_lines(path, [_written(write, read, r, format) for r in rows])
     facts = dict(
         format=format,
         learned=which,

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..core.errors import AgentkitError
 from ..core.store import Journal, digest, write_json
 from .formats import _facts, _learned, _plain
-from .rows import task_of, write_rows
+from .rows import task_of, write_lines
 
 # %% ../../notebooks/data/03_pairs.ipynb #f2962f77
 def preference(
@@ -104,7 +104,7 @@ def _pair_format(name):
 def export_pairs(pairs: list[dict], path, format: str = 'trl') -> dict:
     "Write pairs as JSON lines, with their facts in a file beside them."
     write, _ = _pair_format(format)
-    write_rows(path, [write(p) for p in pairs])
+    write_lines(path, [write(p) for p in pairs])
     facts = dict(format=f'{format} preference', rows=len(pairs), digest=digest(Path(path).read_text()))
     write_json(f'{path}.json', {**facts, 'provenance': [p.get('provenance', {}) for p in pairs]})
     return facts

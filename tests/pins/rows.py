@@ -14,37 +14,56 @@ GROUPS = (('mug', 'cup', 'pan'), ('cabinet', 'drawer', 'shelf'), ('countertop', 
 
 
 def row_of(t, name):
-    "The row of a whole episode as an agent reads it."
-    from agentkit.data.rows import episode_row
+    "The row of a whole episode as an agent reads it; what is possible stands at its last question, for who reads that."
+    from agentkit.data.rows import rows
 
-    agent = agent_of(name, None)
-    return episode_row(t, agent.adapter, agent.react.signature, agent.react.demos)
+    agent = reader(agent_of(name, None))
+    listed, agent.adapter.show_actions = agent.adapter.show_actions, False
+    (row,) = rows([t], agent)
+    if listed:
+        possible = '\n'.join(t.state(-1).now.actions.lines())
+        row['messages'][-2]['content'] += f'\n\nPossible actions:\n{possible}'
+    return row
+
+
+def reader(agent):
+    "The agent with the views of the household: the corridor's episode is read so, too."
+    from agentkit.envs.alfworld.environment import AlfWorld
+    from agentkit.envs.base import views_of
+
+    return agent.viewed(views_of(AlfWorld))
 
 
 def distilled(student, episodes, correct=None, threshold=1.0):
-    "The rows that `distill_from` would train on: DSPy's traces of the recorded episodes, folded."
-    from agentkit.data.rows import keep
-    from agentkit.training.dspy_bridge import BootstrapFinetune, Replay
-    from agentkit.tuning.distill import _quiet
-    from agentkit.judges.base import success
-    from dspy.teleprompt.bootstrap_trace import bootstrap_trace_data
+    "The rows that a student is trained on, the longest first."
+    from agentkit.data.rows import keep, rows
 
     shown = [t for t in episodes if correct is None or t.policy == correct.name]
     used = keep(shown, threshold) + [t for t in episodes if t not in shown]
-    teacher, optimizer = Replay(used, student, correct), BootstrapFinetune(threshold=-1.0, adapter=student.adapter)
-    with _quiet():
-        traces = bootstrap_trace_data(program=teacher, dataset=teacher.examples(), metric=success, num_threads=1)
-    return optimizer._prepare_finetune_data(traces, lm=None)[0]
+    return sorted(rows(used, reader(student), correct), key=lambda r: (-len(r['messages']), chained(r['messages'])))
+
+
+def chained(messages):
+    "The name of a conversation: a digest of its last message and of the name of what stands before it."
+    from agentkit.core.store import digest as named
+
+    last = ''
+    for m in messages:
+        last = named(last, m['role'], m['content'], n=32)
+    return last
 
 
 def corrector():
-    from agentkit.agents.programs import expert_agent
+    "The household's expert; what it says of recorded episodes is what it reads in them."
+    from agentkit.agents.programs import Program
+    from agentkit.core.views import fields
+    from agentkit.envs.alfworld.expert import expert
 
-    return expert_agent('household')
+    return Program(lambda state: expert(**fields(state)), 'expert')
 
 
 def renamed(row, seed):
-    from agentkit.data.rows import rename
+    from agentkit.envs.alfworld.names import rename
 
     return rename(row, GROUPS, random.Random(seed), rate=0.7)
 
