@@ -157,11 +157,18 @@ class Runner:
         "The policy with this name, told the environment's instructions where it is a language model."
         return make_policy(spec, self.kind.instructions, **options)
 
+    def replace(self, **changes) -> 'Runner':
+        "The same workers with another `folder`, other `limits`, or another number of episodes in `parallel`."
+        unknown = changes.keys() - {'folder', 'limits', 'parallel', 'progress'}
+        if unknown:
+            raise AgentkitError(f'the workers stay as they are: {min(unknown)} belongs to another Runner')
+        other = object.__new__(Runner)
+        other.__dict__ = {**self.__dict__, **changes}
+        return other
+
     def with_limits(self, **changes) -> 'Runner':
         "The same workers and folder with other limits."
-        other = object.__new__(Runner)
-        other.__dict__ = {**self.__dict__, 'limits': replace(self.limits, **changes)}
-        return other
+        return self.replace(limits=replace(self.limits, **changes))
 
     def key(self, policy: Policy, task: Task, seed: int = 0, sample: int = 0) -> str:
         "Under which an episode is kept."
@@ -172,7 +179,7 @@ class Runner:
         if not self.folder:
             return None
         name = re.sub(r'[^\w.+-]+', '-', policy.name)[:60]
-        return self.folder / 'episodes' / f'{name}-{digest(self.id, policy.id, dataclasses.asdict(self.limits))}.jsonl'
+        return Path(self.folder) / 'episodes' / f'{name}-{digest(self.id, policy.id, dataclasses.asdict(self.limits))}.jsonl'
 
     def play(self, policy: Policy, task: Task, seed: int = 0, sample: int = 0, **options) -> Trajectory:
         "One episode, now."
