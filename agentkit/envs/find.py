@@ -6,7 +6,7 @@
 __all__ = ['GROUP', 'environments', 'target_of', 'resolve', 'find_env', 'make_env', 'list_tasks', 'env_settings', 'identity']
 
 # %% ../../notebooks/envs/02_find.ipynb #a33f311a
-import difflib, importlib
+import difflib, importlib, inspect
 from importlib.metadata import entry_points
 from ..core.errors import AgentkitError
 from ..core.settings import section
@@ -74,13 +74,25 @@ def list_tasks(
     split: str = '',  # one of the environment's; empty: its first, for training
     n: int | None = None,  # how many; None: all, or as many as the environment likes
     seed: int = 0,  # which ones, when there are more
+    **options,  # of its class; an environment whose tasks depend on some is given them
 ) -> list[Task]:
     "The tasks of an environment."
     kind = find_env(env)
     split = split or kind.splits[0]
     if split not in kind.splits:
         raise AgentkitError(f'{env} has no split {split!r}; it has: {", ".join(kind.splits)}')
-    return kind.tasks(split, n, seed)
+    return kind.tasks(split, n, seed, **_deciding(kind, env, options))
+
+
+def _deciding(kind, env, options):
+    "The options that decide the tasks, when all are options of the class."
+    try:
+        inspect.signature(kind).bind(**options)
+    except TypeError as e:
+        raise AgentkitError(f'{env} does not take these options: {e}') from e
+    taken = inspect.signature(kind.tasks).parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    return {k: v for k, v in options.items() if any_name or k in taken}
 
 
 def env_settings(kind: type[Environment]) -> dict[str, str]:
