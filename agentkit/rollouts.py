@@ -183,7 +183,11 @@ class Runner:
         if not self.folder:
             return None
         name = re.sub(r'[^\w.+-]+', '-', policy.name)[:60]
-        return Path(self.folder) / 'episodes' / f'{name}-{digest(self.id, policy.id, dataclasses.asdict(self.limits))}.jsonl'
+        return (
+            Path(self.folder)
+            / 'episodes'
+            / f'{name}-{digest(self.id, policy.id, dataclasses.asdict(self.limits))}.jsonl'
+        )
 
     def play(self, policy: Policy, task: Task, seed: int = 0, sample: int = 0, **options) -> Trajectory:
         "One episode, now."

@@ -37,15 +37,16 @@ def _json_rows(path):
 
 
 def _csv_rows(path):
-    reader = csv.DictReader(io.StringIO(_text(path)), strict=True)
+    reader, last = csv.DictReader(io.StringIO(_text(path)), strict=True), 1
     try:
         for row in reader:
-            where = f'{path} line {reader.line_num}'
+            last = reader.line_num
             if None in row or None in row.values():
-                raise AgentkitError(f'{where} has more or fewer cells than the {len(reader.fieldnames)} columns')
-            yield where, row
+                columns = len(reader.fieldnames)
+                raise AgentkitError(f'{path} line {last} has more or fewer cells than the {columns} columns')
+            yield f'{path} line {last}', row
     except csv.Error as e:
-        raise AgentkitError(f'{path} line {reader.line_num} is not CSV: {e}') from e
+        raise AgentkitError(f'{path} after line {last} is not CSV: {e}') from e
 
 
 def _hub_rows(data, subset):
@@ -156,11 +157,11 @@ def _by_name(questions, held_out):
     names = sorted({q.split for q in questions})
     if '' in names:
         raise AgentkitError(f'{next(q.where for q in questions if not q.split)}: no split, and other rows have one')
-    valid = held_out or next((n for n in HELD_OUT if n in names), '')
-    if valid not in names:
-        raise AgentkitError(
-            f'no split {valid or HELD_OUT[0]!r} to measure with; held_out is one of: {", ".join(names)}'
-        )
+    others = [n for n in names if n != 'train']
+    valid = held_out or next((n for n in HELD_OUT if n in others), '')
+    if valid not in others:
+        missing = f'no split {valid or HELD_OUT[0]!r} to measure with'
+        raise AgentkitError(f'{missing}; held_out is one of: {", ".join(others) or "none"}')
     return [
         replace(q, split='valid' if q.split == valid else q.split) for q in questions if q.split in ('train', valid)
     ]
