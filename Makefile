@@ -1,7 +1,7 @@
 # make run: environment, installation, main job.   make test: the same environment, all tests.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test slow bench export clean readme figures lab mlflow
+.PHONY: help run test slow bench export clean readme notebooks figures lab mlflow
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do if $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then echo $$p; break; fi; done)
 TORCH ?= torch==2.13.0
@@ -27,6 +27,9 @@ bench: $(INSTALLED) ## measure speed beside the usual ways, into results/bench (
 
 export: $(INSTALLED) ## notebooks -> package, cleaned
 	@$(BIN)/nbdev-clean && $(BIN)/nbdev-export
+
+notebooks: $(INSTALLED) ## run the lessons, tutorials and reports that are older than their code, and keep their outputs
+	@$(BIN)/python tools/notebooks.py
 
 readme: $(INSTALLED) ## run notebooks/index.ipynb and write README.md from it
 	@$(BIN)/python tools/readme.py

@@ -259,32 +259,28 @@ def evaluate(
 
 # %% ../notebooks/evals.ipynb #bcbdec13
 def over_seeds(
-    rows: pd.DataFrame,  # a row a run: seed, n, `lost` (numbers of the lost games, as text) and the columns of `by`
-    by,  # columns that make a condition, e.g. ["method", "tasks"]
+    episodes: pd.DataFrame,  # a row an episode: run, task, success and the columns of `by`
+    by: list[str],  # columns that make a condition, e.g. ["method", "tasks"]
 ) -> pd.DataFrame:
-    "A row a condition: seeds, games, mean success with its interval, and the worst and the best seed."
-    out = []
-    for key, g in rows.groupby(list(by)):
-        games = [
-            (i, i not in set(map(int, str(r.lost).split())))
-            for r in g.fillna({'lost': ''}).itertuples()
-            for i in range(r.n)
-        ]
-        wins = pd.Series(dict(enumerate(w for _, w in games))).astype(float).set_axis([i for i, _ in games])
-        low, high = rate_interval(wins)
-        out.append(
-            {
-                **dict(zip(by, key)),
-                'seeds': len(g),
-                'n': int(g['n'].iloc[0]),
-                'success': float(wins.mean()),
-                'ci_low': low,
-                'ci_high': high,
-                'worst': float(g['success'].min()),
-                'best': float(g['success'].max()),
-            }
-        )
-    return pd.DataFrame(out)
+    "A row a condition: seeds, episodes of each, mean success with its interval, and the worst and the best seed."
+    lacking = [c for c in ('run', 'task', 'success', *by) if c not in episodes]
+    if lacking:
+        raise AgentkitError(f'the table has no column {", ".join(lacking)}: it needs a row an episode, not a row a run')
+    return pd.DataFrame([{**dict(zip(by, key)), **_seeds(g)} for key, g in _measured(episodes).groupby(list(by))])
+
+
+def _seeds(episodes):
+    low, high = rate_interval(episodes.set_index('task')['success'])
+    runs = episodes.groupby('run')['success'].agg(['mean', 'size'])
+    return dict(
+        seeds=len(runs),
+        n=int(runs['size'].max()),
+        success=float(episodes['success'].mean()),
+        ci_low=low,
+        ci_high=high,
+        worst=round(float(runs['mean'].min()), 4),
+        best=round(float(runs['mean'].max()), 4),
+    )
 
 # %% ../notebooks/evals.ipynb #f566ccad
 def compare(

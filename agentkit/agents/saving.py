@@ -36,7 +36,7 @@ _FILE = re.compile(r'(?P<path>.+\.(?:json|pkl))(?P<address>@\w+://.+)?')
 
 
 def make_policy(
-    spec: str,  # expert, random, random-reader, a model such as "local/nano" or "openai/gpt-4o-mini", or an agent's file
+    spec: str,  # expert, random, random-reader, a model such as "local/nano", or an agent's file
     instructions: str = 'Choose the next action.',  # what a language model is told; an environment's say more
     seed: int = 0,  # for chance
     **kwargs,  # for `make_lm`
@@ -91,7 +91,7 @@ def _program_state(program):
 def load_agent(
     path,  # a file made by `save_agent`; with "@http://…" behind it the saved model is asked there
     lm: 'str | dspy.BaseLM | None' = None,  # another model than the saved one, or its name
-    allow_pickle: bool = False,  # open what DSPy has pickled, too: a .pkl file or a program's folder. It can run any code
+    allow_pickle: bool = False,  # open what DSPy has pickled, too, a .pkl file or a folder: it can run any code
 ) -> Agent | Program:
     "The agent in a file, with its model made again."
     match = _FILE.fullmatch(str(path))

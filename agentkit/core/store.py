@@ -63,6 +63,14 @@ def locked(
         yield
 
 # %% ../../notebooks/core/03_store.ipynb #72f8171c
+def _is_json(line):
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 class Journal:
     "JSON lines, appended as things finish; safe with several writers and after a kill."
 
@@ -75,27 +83,32 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, 'a+b') as f:
             fcntl.flock(f, fcntl.LOCK_EX)
-            self._cut_torn_line(f)
+            self._end_last_line(f)
             f.write(line)
             f.flush()
             os.fsync(f.fileno())
 
     @staticmethod
-    def _cut_torn_line(f):
+    def _end_last_line(f):
+        "A last line that is JSON gets its newline; one that was torn is removed."
         end = f.seek(0, os.SEEK_END)
-        if not end:
-            return
-        f.seek(end - 1)
-        if f.read(1) == b'\n':
+        f.seek(max(0, end - 1))
+        if f.read(1) in (b'', b'\n'):
             return
         f.seek(0)
-        f.truncate(f.read().rfind(b'\n') + 1)
+        start = f.read().rfind(b'\n') + 1
+        f.seek(start)
+        if _is_json(f.read()):
+            f.write(b'\n')
+        else:
+            f.truncate(start)
 
     def rows(self) -> list[dict]:
         "All rows that were written whole, in order."
         if not self.path.exists():
             return []
-        *lines, torn = self.path.read_bytes().split(b'\n')
+        *lines, last = self.path.read_bytes().split(b'\n')
+        lines += [last] * _is_json(last)
         out = []
         for i, line in enumerate(lines, 1):
             try:

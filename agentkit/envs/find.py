@@ -32,7 +32,7 @@ def target_of(
     known = environments()
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
-        meant = f'; did you mean {near[0]!r}?' if near else ''
+        meant = f'; did you mean {near[0]!r}?' if near else '.'
         listed = ', '.join(known) or 'none is registered: run `pip install -e .`'
         raise AgentkitError(f'unknown environment {name!r}{meant} Known: {listed}; or write module:Class')
     return known[name]

@@ -8,6 +8,7 @@ __all__ = ['WorkerError', 'Worker', 'Served', 'Remote', 'EnvPool']
 # %% ../../notebooks/envs/03_pool.ipynb #4ccc5089
 import contextlib, dataclasses, json, os, queue, selectors, signal, subprocess, sys, threading, time, weakref
 from ..core.errors import AgentkitError
+from ..core.settings import without_keys
 from ..core.types import Hint, Observation, Task, observation
 from .base import views_of
 from .find import find_env, identity, make_env
@@ -28,7 +29,7 @@ def _launch(target, options):
         stderr=subprocess.PIPE,
         bufsize=0,
         start_new_session=True,
-        env={**os.environ, 'PYTHONPATH': path, 'PYTHONSAFEPATH': '1'},
+        env={**without_keys(), 'PYTHONPATH': path, 'PYTHONSAFEPATH': '1'},
     )
 
 

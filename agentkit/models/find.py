@@ -9,6 +9,7 @@ __all__ = ['make_lm']
 import dspy
 from .names import address_of, named, parse_spec
 from .remote import RemoteEngine, RemoteLM
+from .serving import local_lm
 
 # %% ../../notebooks/models/07_find.ipynb #158f22ec
 def make_lm(
@@ -21,8 +22,6 @@ def make_lm(
     "The language model with this name; a missing key or an unknown form is an error now, not at the first call."
     provider, model, address = parse_spec(named(spec))
     if provider == 'local':
-        from agentkit.models.serving import local_lm  # only who uses it waits for its imports
-
         return local_lm(model, **kwargs)
     engine = RemoteEngine(provider, address_of(api_base) if api_base else address, timeout, api_key)
     engine.key()

@@ -1,6 +1,7 @@
 """The server process behind `agentkit.models.serving`. Hand-written, because a child that only serves should not import DSPy.
 
-It takes a JSON object as its argument, prints one line with its address, and ends when its standard input closes."""
+It takes a JSON object as its argument and its key as the first line of its standard input, prints one line with its
+address, and ends when its standard input closes."""
 
 import json, os, sys
 
@@ -10,7 +11,8 @@ def main(gguf: str, name: str, slots: int, context: int, threads: int, adapters:
     import xllamacpp
 
     p = xllamacpp.CommonParams()
-    p.model.path, p.model_alias, p.port, p.ui = gguf, {name}, 0, False
+    p.model.path, p.model_alias, p.port, p.ui, p.verbosity = gguf, {name}, 0, False, 1  # 1: errors only
+    p.api_keys, p.cors_origins, p.cors_origins_explicit = [sys.stdin.readline().strip()], '', True
     p.n_parallel, p.n_ctx = slots, slots * context  # n_ctx is the total
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
     p.use_jinja, p.cache_prompt, p.cache_ram_mib = True, True, 0

@@ -40,10 +40,10 @@ def named(
     "What `settings.ini` says for these three words; any other name is itself."
     if spec not in ('teacher', 'student', 'judge'):
         return spec
-    found = settings()['models'][spec]
-    if not found:
+    name = settings()['models'][spec]
+    if not name:
         raise AgentkitError(f'settings.ini names no {spec}: write `{spec} = provider/model` below [models]')
-    return found
+    return name
 
 # %% ../../notebooks/models/01_names.ipynb #1fb4a058
 def parse_spec(
@@ -89,7 +89,11 @@ def usage(
 def _table():
     "The prices that come with litellm; read as a file, because importing it takes seconds."
     path = Path(importlib.util.find_spec('litellm').origin).with_name('model_prices_and_context_window_backup.json')
-    return read_json(path) if path.is_file() else importlib.import_module('litellm').model_cost
+    if path.is_file():
+        return read_json(path)
+    import litellm
+
+    return litellm.model_cost
 
 
 FREE = ('local/', 'expert', 'random', 'scripted')  # what runs here is not paid by the token
@@ -109,7 +113,7 @@ def _own_price(name):
             f'{path}: the price of {name} is {row}; write input, output and perhaps cached, '
             'in dollars for a million tokens'
         )
-    # what training costs is for `providers`
+    # what training costs is for `training.openai`
     return {k: row.get(k, row['input']) for k in ('input', 'cached', 'output')}
 
 
@@ -148,6 +152,6 @@ def cost(
 ) -> float | None:
     "Dollars for these tokens; None where the price is not known."
     p = price(spec)
-    return (
-        p and ((tokens_in - tokens_cached) * p['input'] + tokens_cached * p['cached'] + tokens_out * p['output']) / 1e6
-    )
+    if p is None:
+        return None
+    return ((tokens_in - tokens_cached) * p['input'] + tokens_cached * p['cached'] + tokens_out * p['output']) / 1e6

@@ -7,7 +7,7 @@ __all__ = ['CARD', 'CARD_VERSION', 'FILES', 'file_sha256', 'check_card', 'write_
            'gguf_of']
 
 # %% ../../notebooks/models/04_store.ipynb #f1367f44
-import functools, hashlib, math
+import functools, hashlib, math, re
 from pathlib import Path
 from ..core.errors import AgentkitError
 from ..core.settings import path_of
@@ -41,7 +41,7 @@ def check_card(
     "The card, if what it claims can be true."
     name = card.get('id')
     check_format(card, 'a model card', CARD, CARD_VERSION)
-    missing = {'gguf_sha256', 'weights_sha256', 'trained', 'steps'} - set(card)
+    missing = {'trained', 'steps', *(() if 'adapter_sha256' in card else ('gguf_sha256', 'weights_sha256'))} - set(card)
     if missing:
         raise AgentkitError(f'model {name}: its card has no {", ".join(sorted(missing))}')
     if card['trained'] != (card['steps'] > 0):
@@ -50,13 +50,20 @@ def check_card(
         return card
     if not all(math.isfinite(x) for x in card['losses'].values()):
         raise AgentkitError(f'model {name}: losses are {card["losses"]}, not numbers')
-    if card['weights_sha256'] == card['base_weights_sha256']:
+    if card.get('weights_sha256') == card['base_weights_sha256']:
         raise AgentkitError(f'model {name} claims to be trained, but its weights are those of {card["base"]}')
     return card
 
 # %% ../../notebooks/models/04_store.ipynb #984376f3
 # what a card vouches for
-FILES = dict(weights_sha256='model.safetensors', gguf_sha256='model.gguf', adapter_sha256='adapter/adapter.gguf')
+FILES = dict(
+    weights_sha256='model.safetensors',
+    gguf_sha256='model.gguf',
+    adapter_sha256='adapter/adapter.gguf',
+    tokenizer_sha256='tokenizer.json',
+    config_sha256='config.json',
+    template_sha256='chat_template.jinja',
+)
 
 
 def write_card(
@@ -77,15 +84,17 @@ def read_card(
     "The card of a model directory, if the files are the ones it was written for."
     path = Path(path)
     card = check_card(read_json(path / 'card.json'))
-    served_only = 'quantised' in card  # then the card holds the hash of the weights it was made from
-    for key, name in FILES.items():
-        if key not in card or (served_only and key == 'weights_sha256'):
+    own = (
+        ('gguf_sha256',) if 'quantised' in card else FILES
+    )  # an export keeps the other hashes of what it was made from
+    for key in own:
+        if key not in card:
             continue
-        if not (path / name).is_file():
-            raise AgentkitError(f'{path / name} is missing: delete {path} and make the model again')
-        if file_sha256(path / name) != card[key]:
+        if not (path / FILES[key]).is_file():
+            raise AgentkitError(f'{path / FILES[key]} is missing: delete {path} and make the model again')
+        if file_sha256(path / FILES[key]) != card[key]:
             raise AgentkitError(
-                f'{path / name} is not the file the card was written for: delete {path} and make the model again'
+                f'{path / FILES[key]} is not the file the card was written for: delete {path} and make the model again'
             )
     return card
 
@@ -100,15 +109,15 @@ def model_dir(
 ) -> Path:
     "The checked directory of a model."
     name = str(name).removeprefix('local/')
-    for path in (path_of('data', 'models', name), Path(name).expanduser()):
+    for path in (path_of('data', 'models', name.replace('/', '--')), Path(name).expanduser()):
         if (path / 'card.json').is_file():
             read_card(path)
             return path
     if name == 'nano':
         raise AgentkitError('a nano learns its vocabulary from your rows: `make_nano(rows)` gives its id')
-    if name == 'smollm2-135m' or '/' in name:
+    if name == 'smollm2-135m' or re.fullmatch(r'[\w.-]+/[\w.-]+', name):
         raise AgentkitError(
-            f'{name!r} has not been fetched yet: agentkit.training.bases.make_base({name!r}) does it, once'
+            f'{name} has not been fetched yet: `ensure_model({name!r})` of agentkit.training.bases does it, once'
         )
     raise AgentkitError(f'no model {name!r}; there are: {", ".join(models()) or "none"}')
 
@@ -116,9 +125,13 @@ def model_dir(
 def gguf_of(
     model,  # anything `model_dir` knows, or a .gguf file
 ) -> Path:
-    "The file that is served for a model."
+    "The file that is served for a model; of one that is an adapter and nothing else, the adapter."
     name = str(model).removeprefix('local/')
-    path = Path(name).expanduser() if name.endswith('.gguf') else model_dir(name) / 'model.gguf'
+    if name.endswith('.gguf'):
+        path = Path(name).expanduser()
+    else:
+        whole, adapter = (model_dir(name) / FILES[key] for key in ('gguf_sha256', 'adapter_sha256'))
+        path = whole if whole.is_file() else adapter
     if not path.is_file():
         raise AgentkitError(f'{path} does not exist')
     return path

@@ -1,10 +1,11 @@
 """The process between `agentkit.models.serving` and vLLM. Hand-written: it only starts, watches and ends another process.
 
-It takes a JSON object as its argument, prints one line with the address once vLLM answers, and takes vLLM along
-when its standard input closes."""
+It takes a JSON object as its argument and a key as the first line of its standard input, prints one line with the address
+once vLLM answers, and takes vLLM along when its standard input closes."""
 
 import ctypes, json, os, signal, socket, subprocess, sys, threading, time, urllib.request
 
+SETTINGS = dict(VLLM_NO_USAGE_STATS='1', HF_HUB_OFFLINE='1', VLLM_ALLOW_RUNTIME_LORA_UPDATING='1')
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM allows as a largest rank
 
 
@@ -30,6 +31,8 @@ def command(model: str, name: str, slots: int, context: int, adapters: dict, ran
         '--enable-prompt-tokens-details',
         '--generation-config',
         'vllm',
+        '--allowed-origins',
+        '[]',
     ]
     if adapters:
         out += [
@@ -66,7 +69,7 @@ def end(code=None):
 
 def main(**options):
     "Run vLLM until standard input closes."
-    port = free_port()
+    port, key = free_port(), sys.stdin.readline().strip()
     die_with_me = lambda: ctypes.CDLL(None).prctl(
         1, signal.SIGKILL
     )  # PR_SET_PDEATHSIG: also when this process is killed
@@ -75,7 +78,7 @@ def main(**options):
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         preexec_fn=die_with_me,
-        env={**os.environ, 'VLLM_NO_USAGE_STATS': '1', 'HF_HUB_OFFLINE': '1'},
+        env={**os.environ, **SETTINGS, 'VLLM_API_KEY': key},
     )
     threading.Thread(target=lambda: (sys.stdin.read(), end()), daemon=True).start()
     url = f'http://127.0.0.1:{port}'

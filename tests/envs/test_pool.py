@@ -6,18 +6,17 @@ from pathlib import Path
 
 import psutil, pytest
 
+from agentkit.core.actions import Choice
 from agentkit.core.errors import AgentkitError
-from agentkit.core.types import Task
-from agentkit.envs.base import Observation
-from agentkit.envs.find import find_expert, list_tasks, make_env
+from agentkit.core.types import Hint, Observation, Task
+from agentkit.envs.base import Environment
+from agentkit.envs.find import list_tasks, make_env
 from agentkit.envs.pool import EnvPool, Worker, WorkerError
 from agentkit.testing.corridor import Corridor
 
 
-class Trouble:
+class Trouble(Environment):
     "An environment that does what its action says; lives in the worker."
-
-    expert = ''
 
     def __init__(self, mood='good'):
         if mood == 'broken':
@@ -26,7 +25,7 @@ class Trouble:
             time.sleep(60)
 
     def reset(self, task, seed=0):
-        return Observation(f'{task.id} {seed}', ('hang', 'die'))
+        return Observation(f'{task.id} {seed}', Choice(('hang', 'die')))
 
     def step(self, action):
         if action == 'hang':
@@ -55,8 +54,8 @@ class Trouble:
             return Observation('y' * 3_000_000)
         return Observation(str(os.getpid()), reward=0.5)
 
-    def close(self):
-        pass
+    def refuse(self, action, why):
+        return Observation(f'{action}: {why}', Choice(('hang', 'die')))
 
 
 HERE = f'{__name__}:Trouble'
@@ -87,9 +86,19 @@ def pid_of(pool):
 
 def test_an_observation_survives_the_pipe(pool):
     with pool.session() as env:
-        assert env.reset(TASK, 3) == Observation('t 3', ('hang', 'die'))
+        assert env.reset(TASK, 3) == Observation('t 3', Choice(('hang', 'die')))
         assert env.step('who').reward == 0.5
         assert len(env.step('big').text) == 3_000_000
+        assert env.refuse('eat', 'no').text == 'eat: no'
+        assert env.expert() is None and env.progress() is None
+
+
+def test_hints_and_progress_survive_the_pipe():
+    with EnvPool('corridor', n=1) as pool, pool.session() as env:
+        env.reset(list_tasks('corridor', n=2)[1])
+        assert env.expert() == Hint('forward', 'door 1') and env.progress() == 0
+        assert env.step('forward').actions == Choice(('back', 'forward')) and env.progress() == 0.5
+        assert env.refuse('fly', 'no') is None, "the loop's own words"
 
 
 def test_a_hung_worker_is_killed_at_the_time_out_and_replaced(pool):
@@ -201,8 +210,8 @@ def test_many_threads_share_few_workers():
     def play(task):
         with pool.session() as env:
             env.reset(task)
-            won = [env.step('forward').won for _ in range(task.data['doors'])]
-        return won == [False] * (len(won) - 1) + [True]
+            won = [env.step('forward').score for _ in range(task.data['doors'])]
+        return won == [0] * (len(won) - 1) + [1]
 
     with EnvPool('corridor', n=2) as pool, ThreadPoolExecutor(16) as threads:
         assert all(threads.map(play, list_tasks('corridor', 'train', n=40)))
@@ -256,12 +265,12 @@ def test_a_script_that_forgets_to_close_leaves_nothing():
 
 
 def test_names():
-    with pytest.raises(AgentkitError, match="unknown environment 'mars'; known: alfworld"):
+    with pytest.raises(AgentkitError, match="unknown environment 'mars'. Known: alfworld"):
         EnvPool('mars')
     with pytest.raises(AgentkitError, match='nowhere'):
         make_env('nowhere:X')
-    with pytest.raises(AgentkitError, match='no expert'):
-        find_expert(HERE)
+    with pytest.raises(AgentkitError, match='json:dumps is not an environment'):
+        EnvPool('json:dumps')
     with pytest.raises(AgentkitError, match='at least one'):
         EnvPool('corridor', n=0)
     assert isinstance(make_env('corridor'), Corridor)

@@ -30,16 +30,16 @@ def results(experiment, name='summary'):
 
 def shown(kind, *args):
     "A table as people read it."
-    from agentkit import plots
+    from agentkit.research import plots
 
     shows = dict(table=plots.show_table, curves=plots.show_curves, rates=plots.show_rates, bits=plots.show_bits)
     return shows[kind](*args)
 
 
-def curves(summary):
+def curves(episodes):
     from agentkit.research.plots import efficiency_curves
 
-    return efficiency_curves(summary)
+    return efficiency_curves(episodes)
 
 
 def curves_by(rows, by):
@@ -77,12 +77,11 @@ def swept(folder, plan, **changes):
     return read_table('small'), read_table('small', 'by_kind')
 
 
-def read_kept(summary):
-    "The rows of the study with a demonstration, named as its report names them."
-    done = summary[summary['status'] == 'ok']
+def read_kept(episodes):
+    "The episodes of the study with a demonstration, named as its report names them."
     kept = dict(keep='kept', reset='reset')
-    names = [f'demonstration {kept[d]}{"" if t else ", no game"}' for d, t in zip(done['demos'], done['tasks'])]
-    return done.assign(name=names)
+    names = [f'demonstration {kept[d]}{"" if t else ", no game"}' for d, t in zip(episodes['demos'], episodes['tasks'])]
+    return episodes.assign(name=names)
 
 
 # --- what is pinned ---
@@ -105,15 +104,15 @@ def _(folder):
     spent = ['rows', 'corrections', 'train_tokens', 'train_seconds', 'play_seconds', 'steps']
     costs = trained.merge(timings, on='run').groupby(['method', 'tasks'])[spent].mean().round(1)
     kinds = results('data_efficiency', 'by_kind').pivot_table('success', ['method', 'tasks'], 'kind').round(3)
-    found = curves(summary)
+    found = curves(results('data_efficiency', 'episodes'))
     named = [('shown', shown('curves', found)), ('curves', found), ('costs', costs), ('kinds', kinds)]
     return parts((name, text(table)) for name, table in named)
 
 
 @pin('report_kept_demonstrations')
 def _(folder):
-    done = read_kept(results('kept_demonstrations'))
-    found = curves_by(done, ['name', 'tasks'])
+    done = results('kept_demonstrations')
+    found = curves_by(read_kept(results('kept_demonstrations', 'episodes')), ['name', 'tasks'])
     columns = ['train_tokens', 'tokens_in', 'tokens_out', 'steps']
     costs = done.groupby(['demos', 'tasks'])[columns].mean().round(1)
     return parts((n, text(t)) for n, t in (('shown', shown('curves', found)), ('curves', found), ('costs', costs)))

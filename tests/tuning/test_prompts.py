@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -14,28 +13,20 @@ import dspy
 import pytest
 
 from agentkit.agents.policy import Agent
-from agentkit.agents.programs import expert_agent
-from agentkit.agents.saving import load_agent, make_agent
+from agentkit.agents.programs import Expert
+from agentkit.agents.saving import load_agent, make_policy
 from agentkit.core.errors import AgentkitError, EpisodeError
 from agentkit.core.store import read_json
 from agentkit.core.types import Task
+from agentkit.envs.alfworld.expert import expert
 from agentkit.envs.find import list_tasks
-from agentkit.envs.pool import EnvPool
 from agentkit.evals import evaluate
 from agentkit.models.find import make_lm
 from agentkit.models.remote import RemoteLM
+from agentkit.rollouts import Limits, Runner, read_trajectories
 from agentkit.testing.models import scripted_lm
-from agentkit.tuning.prompts import (
-    METHODS,
-    ProposalAdapter,
-    _Ledger,
-    _StandIn,
-    budget,
-    optimize,
-    prompt_of,
-    stand_in_lm,
-)
-from agentkit.rollouts import Limits, read_trajectories
+from agentkit.testing.stand_in import _StandIn, stand_in_lm
+from agentkit.tuning.prompts import METHODS, ProposalAdapter, _Ledger, budget, optimize, prompt_of
 
 RULE = 'Never do the same thing twice.'
 FIELDS = (
@@ -47,7 +38,6 @@ FIELDS = (
     'new_instruction',
     'discussion',
 )
-SHORT = Limits(max_steps=30)
 SMALL = dict(
     miprov2=dict(num_candidates=3, num_trials=4),
     gepa=dict(max_metric_calls=14),
@@ -73,13 +63,17 @@ def corridors(n, split='train', doors=4):
     return [Task(f'{split}/{i}', 'corridor', split=split, data=dict(doors=doors)) for i in range(n)]
 
 
+def forward(**state):
+    return 'forward'
+
+
 class Engine(_StandIn):
     "The stand-in behind `RemoteLM`, as a server would be."
 
     own = True
 
     def __init__(self, talent=0.0):
-        super().__init__('corridor', RULE, talent)
+        super().__init__(forward, RULE, talent)
 
     def models(self, model):
         return ['teacher', 'writer']
@@ -91,22 +85,26 @@ def corridor_teacher(engine=None, talent=0.0):
 
 @pytest.fixture(scope='module')
 def household():
-    with EnvPool('household', n=2) as p:
-        yield dict(pool=p, limits=SHORT, progress=False)
+    with Runner('household', limits=Limits(max_steps=30), progress=False) as run:
+        yield run
 
 
 @pytest.fixture(scope='module')
 def corridor():
-    with EnvPool('corridor', n=2) as p:
-        yield dict(pool=p, limits=Limits(max_steps=6), progress=False)
+    with Runner('corridor', limits=Limits(max_steps=6), progress=False) as run:
+        yield run
+
+
+def one_by_one(run):
+    return run.replace(parallel=1)
 
 
 @pytest.mark.parametrize('method', METHODS)
 def test_every_method_finds_what_the_teacher_needs(method, household, tmp_path):
     written = method in ('miprov2', 'gepa')
-    teacher = Agent(stand_in_lm('household', RULE, talent=0.0 if written else 0.4))
+    teacher = Agent(stand_in_lm(expert, RULE, talent=0.0 if written else 0.4))
     train, held_out = games()
-    made = optimize(teacher, train, held_out, method, proposer(), folder=tmp_path, **SMALL[method], **household)
+    made = optimize(teacher, train, held_out, household, method, proposer(), folder=tmp_path, **SMALL[method])
     assert made.kept and made.compare['difference'] > 0.2
     assert (made.agent.react.signature.instructions == RULE) == written and bool(made.agent.react.demos) != written
     least, most = made.budget['search']
@@ -126,51 +124,41 @@ def test_every_method_finds_what_the_teacher_needs(method, household, tmp_path):
         'the agent that was given is untouched'
     )
     again = load_agent(tmp_path / 'program.json', lm=teacher.react.lm)
-    assert (
-        evaluate(again, held_out, household['pool'], limits=SHORT, progress=False).summary['success']
-        == made.after.summary['success']
-    )
+    assert evaluate(again, held_out, household).summary['success'] == made.after.summary['success']
 
 
 def test_a_fresh_process_plays_the_saved_program_alike(household, tmp_path):
-    teacher, (train, held_out) = Agent(stand_in_lm('household', RULE, talent=0.4)), games()
-    optimize(teacher, train, held_out, 'bootstrap', folder=tmp_path, **household)
-    journal = next(
-        p
-        for p in tmp_path.glob('episodes-*.jsonl')
-        if any(t.won for t in read_trajectories(p))
-        and p != min(tmp_path.glob('episodes-*.jsonl'), key=os.path.getmtime)
-    )
+    teacher, (train, held_out) = Agent(stand_in_lm(expert, RULE, talent=0.4)), games()
+    made = optimize(teacher, train, held_out, household, 'bootstrap', folder=tmp_path)
     code = f"""
 import json
 from agentkit.agents.saving import load_agent
+from agentkit.envs.alfworld.expert import expert
 from agentkit.envs.find import list_tasks, make_env
-from agentkit.tuning.prompts import stand_in_lm
 from agentkit.rollouts import Limits, run_episode
-agent = load_agent({str(tmp_path / 'program.json')!r}, lm=stand_in_lm('household', {RULE!r}, talent=.4))
+from agentkit.testing.stand_in import stand_in_lm
+agent = load_agent({str(tmp_path / 'program.json')!r}, lm=stand_in_lm(expert, {RULE!r}, talent=.4))
 tasks = list_tasks('household', 'train', 12)[6:8]
 played = [run_episode(agent, make_env('household'), t, limits=Limits(max_steps=30)) for t in tasks]
 print(json.dumps([[s.action for s in t.steps] for t in played]))
 """
-    said = subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True, check=True, env={**os.environ}
-    ).stdout
-    there = {t.task.id: [s.action for s in t.steps] for t in read_trajectories(journal)}
-    assert json.loads(said.splitlines()[-1]) == [there[t.id] for t in held_out[:2]]
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+    journal = household.replace(folder=tmp_path).journal(made.agent)
+    kept = {t.task.id: [s.action for s in t.steps] for t in read_trajectories(journal)}
+    assert made.kept and json.loads(out.splitlines()[-1]) == [kept[t.id] for t in held_out[:2]]
 
 
 @pytest.mark.parametrize('talent, end', [(0.0, 1), (1.0, 0)])
 def test_the_budget_of_miprov2_is_what_is_played(talent, end, corridor):
     "With minibatches: 56 validation tasks, two trials of 40, a full evaluation, demonstrations at once or never."
-    limits = Limits(max_steps=4 if talent else 2)
     made = optimize(
         corridor_teacher(talent=talent),
         corridors(70),
         corridors(1, 'seen'),
+        corridor.with_limits(max_steps=4 if talent else 2),
         prompt_lm=proposer('Hurry.'),
         num_candidates=3,
         num_trials=2,
-        **{**corridor, 'limits': limits},
     )
     assert (
         made.spent['episodes'] == made.budget['search'][end]
@@ -185,10 +173,10 @@ def test_the_budget_is_close_for_a_teacher_that_never_wins(method, corridor):
         corridor_teacher(),
         corridors(8),
         corridors(1, 'seen'),
+        corridor.with_limits(max_steps=2),
         method,
         proposer('Hurry.'),
         **SMALL[method],
-        **{**corridor, 'limits': Limits(max_steps=2)},
     )
     least, most = made.budget['search']
     assert least <= made.spent['episodes'] <= most and made.spent['episodes'] >= 0.6 * most
@@ -218,10 +206,10 @@ def test_no_better_keeps_the_old_prompt_and_says_so(corridor, tmp_path):
         teacher,
         corridors(5),
         corridors(4, 'seen'),
+        corridor,
         prompt_lm=proposer('Hurry.'),
         folder=tmp_path,
         **SMALL['miprov2'],
-        **corridor,
     )
     assert not made.kept and made.agent is teacher and 'Hurry.' not in (tmp_path / 'program.json').read_text()
     assert 'nothing better was found' in str(made) or 'no better than before' in str(made)
@@ -231,13 +219,12 @@ def test_a_prompt_that_is_better_on_the_training_tasks_only_is_not_kept(corridor
     "A teacher that plays well with the new prompt on the tasks of the search, and badly on all others."
 
     class Overfitted(Engine):
-        def knows(self, told, messages, task):
-            return (self.rule in told) == ('door 4' in task)
+        def knows(self, instructions, messages, task):
+            return (self.rule in instructions) == ('door 4' in task)
 
     teacher = corridor_teacher(Overfitted())
-    made = optimize(
-        teacher, corridors(5), corridors(4, 'seen', doors=5), prompt_lm=proposer(), **SMALL['miprov2'], **corridor
-    )
+    held_out = corridors(4, 'seen', doors=5)
+    made = optimize(teacher, corridors(5), held_out, corridor, prompt_lm=proposer(), **SMALL['miprov2'])
     assert made.prompts['after']['instructions'] == RULE and made.compare['difference'] < 0
     assert not made.kept and prompt_of(made.agent) == prompt_of(teacher) and 'no better than before' in str(made)
 
@@ -245,29 +232,27 @@ def test_a_prompt_that_is_better_on_the_training_tasks_only_is_not_kept(corridor
 def test_tasks_are_disjoint(corridor):
     tasks = corridors(6)
     with pytest.raises(AgentkitError, match='2 tasks are in training and in evaluation'):
-        optimize(corridor_teacher(), tasks[:4], tasks[2:], **corridor)
+        optimize(corridor_teacher(), tasks[:4], tasks[2:], corridor)
     with pytest.raises(AgentkitError, match='ids occur more than once'):
-        optimize(corridor_teacher(), [*tasks, tasks[0]], corridors(1, 'seen'), **corridor)
+        optimize(corridor_teacher(), [*tasks, tasks[0]], corridors(1, 'seen'), corridor)
 
 
 def test_the_search_never_sees_a_held_out_task(corridor, tmp_path, monkeypatch):
     played = []
-    monkeypatch.setattr('agentkit.optimizers._Ledger.played', lambda self, t: played.append(t.task.id))
+    monkeypatch.setattr('agentkit.tuning.prompts._Ledger.played', lambda self, t: played.append(t.task.id))
     train = corridors(5)
     for method in METHODS:
-        optimize(
-            corridor_teacher(), train, corridors(3, 'seen'), method, proposer('Hurry.'), **SMALL[method], **corridor
-        )
+        held_out, writer = corridors(3, 'seen'), proposer('Hurry.')
+        optimize(corridor_teacher(), train, held_out, corridor, method, writer, **SMALL[method])
     assert set(played) == {t.id for t in train}
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch, corridor):
     monkeypatch.setitem(sys.modules, 'optuna', None)
     with pytest.raises(AgentkitError, match=r'optuna is not installed: run `pip install "agentkit\[optimize\]"`'):
-        optimize(corridor_teacher(), corridors(4), corridors(1, 'seen'), **corridor)
-    assert (
-        optimize(corridor_teacher(), corridors(4), corridors(1, 'seen'), 'bootstrap', **corridor).method == 'bootstrap'
-    )
+        optimize(corridor_teacher(), corridors(4), corridors(1, 'seen'), corridor)
+    made = optimize(corridor_teacher(), corridors(4), corridors(1, 'seen'), corridor, 'bootstrap')
+    assert made.method == 'bootstrap'
 
 
 class Failing(Engine):
@@ -291,11 +276,11 @@ class Sometimes(Engine):
         super().__init__()
         self.n, self.lock = 0, threading.Lock()
 
-    def knows(self, told, messages, task):
+    def knows(self, instructions, messages, task):
         with self.lock:
             if len(messages) == 1:
                 self.n += 1
-            return self.rule in told or self.n % 2 == 0
+            return self.rule in instructions or self.n % 2 == 0
 
 
 @pytest.mark.parametrize('method', METHODS)
@@ -304,16 +289,8 @@ def test_a_dead_server_ends_the_search_with_that_one_error(method, threads, corr
     "Four held-out episodes of six steps go well, and the search has just begun."
     teacher = corridor_teacher(Failing(24 + 15))
     with pytest.raises(AgentkitError, match='^nobody answers at its address$'):
-        optimize(
-            teacher,
-            corridors(6),
-            corridors(4, 'seen', doors=9),
-            method,
-            proposer(),
-            threads=threads,
-            **SMALL[method],
-            **corridor,
-        )
+        run, held_out = corridor.replace(parallel=threads), corridors(4, 'seen', doors=9)
+        optimize(teacher, corridors(6), held_out, run, method, proposer(), **SMALL[method])
 
 
 @pytest.mark.parametrize('method', ['miprov2', 'gepa', 'simba'])
@@ -328,11 +305,10 @@ def test_a_dead_prompt_model_ends_the_search_too(method, corridor):
             corridor_teacher(Sometimes()),
             corridors(3),
             corridors(2, 'seen', doors=9),
+            one_by_one(corridor),
             method,
             RemoteLM('openai/writer', engine=Dead()),
-            threads=1,
             **settings,
-            **corridor,
         )
 
 
@@ -341,14 +317,10 @@ def test_simba_gives_advice(corridor):
         corridor_teacher(Sometimes()),
         corridors(3),
         corridors(4, 'seen'),
+        one_by_one(corridor).with_limits(max_steps=4),
         'simba',
         proposer(),
-        threads=1,
-        max_demos=0,
-        bsize=3,
-        num_candidates=2,
-        max_steps=1,
-        **{**corridor, 'limits': Limits(max_steps=4)},
+        **dict(max_demos=0, bsize=3, num_candidates=2, max_steps=1),
     )
     assert RULE in made.prompts['after']['instructions'] and made.spent['prompt_calls'] > 0
 
@@ -362,13 +334,10 @@ def test_one_bad_episode_is_one_bad_episode(corridor):
 
     tasks = corridors(4) + [Task('train/bad', 'corridor', data=dict(doors=3))]
     for method in METHODS:
-        made = optimize(
-            corridor_teacher(Refusing()), tasks, corridors(3, 'seen'), method, proposer(), **SMALL[method], **corridor
-        )
+        teacher, held_out = corridor_teacher(Refusing()), corridors(3, 'seen')
+        made = optimize(teacher, tasks, held_out, corridor, method, proposer(), **SMALL[method])
         assert made.spent['broken'] > 0, method
-    assert optimize(
-        corridor_teacher(Refusing()), tasks, corridors(3, 'seen'), 'gepa', proposer(), **SMALL['gepa'], **corridor
-    ).kept
+        assert made.kept or method != 'gepa'
 
 
 MORTAL = """import os
@@ -385,9 +354,8 @@ def test_workers_that_die_do_not_end_the_search(tmp_path, monkeypatch):
         dataclasses.replace(t, env='mortal:Mortal')
         for t in [Task('train/bad', 'corridor', data=dict(doors=3)), *corridors(3), *corridors(2, 'seen')]
     ]
-    made = optimize(
-        corridor_teacher(talent=1.0), tasks[:4], tasks[4:], 'bootstrap', limits=Limits(max_steps=6), progress=False
-    )
+    with Runner('mortal:Mortal', limits=Limits(max_steps=6), progress=False) as run:
+        made = optimize(corridor_teacher(talent=1.0), tasks[:4], tasks[4:], run, 'bootstrap')
     assert made.spent['episodes'] == 4 and made.spent['broken'] == 1 and len(made.prompts['after']['demos']) == 3
 
 
@@ -397,15 +365,15 @@ def test_a_teacher_that_cannot_play_at_all_is_an_error(corridor):
             raise EpisodeError('no answer')
 
     with pytest.raises(AgentkitError, match=r'all 3 episodes .* ended with an error: EpisodeError: no answer'):
-        optimize(corridor_teacher(Mute()), corridors(4), corridors(3, 'seen'), 'bootstrap', **corridor)
+        optimize(corridor_teacher(Mute()), corridors(4), corridors(3, 'seen'), corridor, 'bootstrap')
 
 
 @pytest.mark.parametrize('method', [m for m, v in METHODS.items() if v.shows])
 def test_somebody_else_may_show_how(method, corridor):
     "A teacher that never wins has nothing of its own to be shown; the expert's episodes do what its own cannot."
-    arguments = corridor_teacher(), corridors(4), corridors(3, 'valid'), method, scripted_lm(['no proposal'])
-    assert not optimize(*arguments, **SMALL[method], **corridor).kept
-    made = optimize(*arguments, shown_by=expert_agent('corridor'), **SMALL[method], **corridor)
+    arguments = corridor_teacher(), corridors(4), corridors(3, 'valid'), corridor, method, scripted_lm(['no proposal'])
+    assert not optimize(*arguments, **SMALL[method]).kept
+    made = optimize(*arguments, shown_by=Expert(), **SMALL[method])
     assert made.kept and made.agent.react.demos and made.after.summary['success'] == 1
     assert made.agent.react.lm is arguments[0].react.lm
 
@@ -414,14 +382,7 @@ def test_advice_is_not_shown_by_others(corridor):
     with pytest.raises(
         AgentkitError, match='gepa shows no demonstrations of others.* miprov2, bootstrap, bootstrap_search'
     ):
-        optimize(
-            corridor_teacher(),
-            corridors(4),
-            corridors(3, 'valid'),
-            'gepa',
-            shown_by=expert_agent('corridor'),
-            **corridor,
-        )
+        optimize(corridor_teacher(), corridors(4), corridors(3, 'valid'), corridor, 'gepa', shown_by=Expert())
 
 
 def test_what_a_judge_cannot_judge_is_counted_and_what_it_does_wrong_is_raised(corridor):
@@ -431,57 +392,55 @@ def test_what_a_judge_cannot_judge_is_counted_and_what_it_does_wrong_is_raised(c
     def wrong(gold, pred, trace=None):
         return 1 / 0
 
-    made = optimize(
-        corridor_teacher(),
-        corridors(4),
-        corridors(2, 'seen'),
-        metric=unsure,
-        prompt_lm=proposer(),
-        **SMALL['miprov2'],
-        **corridor,
-    )
+    def judged_by(metric):
+        arguments = corridor_teacher(), corridors(4), corridors(2, 'seen'), corridor
+        return optimize(*arguments, metric=metric, prompt_lm=proposer(), **SMALL['miprov2'])
+
+    made = judged_by(unsure)
     assert made.spent['unjudged'] == made.spent['episodes']
     with pytest.raises(ZeroDivisionError):
-        optimize(
-            corridor_teacher(),
-            corridors(4),
-            corridors(2, 'seen'),
-            metric=wrong,
-            prompt_lm=proposer(),
-            **SMALL['miprov2'],
-            **corridor,
-        )
+        judged_by(wrong)
 
 
 def test_half_a_success_is_no_demonstration(corridor):
     half = lambda gold, pred, trace=None: pred.success / 2
-    run = lambda **s: optimize(
-        corridor_teacher(talent=1.0), corridors(4), corridors(2, 'seen'), 'bootstrap', metric=half, **s, **corridor
-    )
-    assert (
-        run().prompts['after']['demos'] == []
-        and len(run(threshold=0.5, max_bootstrapped_demos=2).prompts['after']['demos']) == 2
-    )
+    arguments = corridor_teacher(talent=1.0), corridors(4), corridors(2, 'seen'), corridor, 'bootstrap'
+    demos = lambda **settings: optimize(*arguments, metric=half, **settings).prompts['after']['demos']
+    assert demos() == [] and len(demos(threshold=0.5, max_bootstrapped_demos=2)) == 2
+
+
+def test_what_broke_off_is_not_shown_however_it_is_judged(corridor):
+    class Breaking(Engine):
+        def complete(self, request):
+            if len(request.messages) > 2 and 'door 4' in request.messages[0].text:
+                raise EpisodeError('my context is full')
+            return super().complete(request)
+
+    generous = lambda gold, pred, trace=None: 1.0
+    held_out = corridors(3, 'seen', doors=1)
+    made = optimize(corridor_teacher(Breaking()), corridors(4), held_out, corridor, 'bootstrap', metric=generous)
+    assert made.spent['broken'] == 4 and made.prompts['after']['demos'] == []
 
 
 @pytest.mark.parametrize('where', ['before', 'after'])
 def test_an_interrupted_run_goes_on_where_it_stopped(where, corridor, tmp_path):
-    tasks, settings = (
-        (corridors(5), corridors(6, 'seen')),
-        dict(prompt_lm=proposer(), folder=tmp_path, threads=1, **SMALL['miprov2'], **corridor),
-    )
+    def searched(engine, folder):
+        run, tasks = one_by_one(corridor), (corridors(5), corridors(6, 'seen'))
+        return optimize(
+            corridor_teacher(engine), *tasks, run, prompt_lm=proposer(), folder=tmp_path / folder, **SMALL['miprov2']
+        )
+
     whole = Failing(10**6)
-    straight = optimize(corridor_teacher(whole), *tasks, **{**settings, 'folder': tmp_path / 'straight'})
+    straight = searched(whole, 'straight')
     first = list(straight.before.episodes['steps'])
     stop = sum(first) - 2 if where == 'before' else whole.calls - 2
     with pytest.raises(AgentkitError, match='nobody answers'):
-        optimize(corridor_teacher(Failing(stop)), *tasks, **settings)
-    assert not (tmp_path / 'optimised.json').exists()
+        searched(Failing(stop), 'again')
+    assert not (tmp_path / 'again/optimised.json').exists()
     back = Failing(10**6)
-    made = optimize(corridor_teacher(back), *tasks, **settings)
-    assert back.calls == (
-        whole.calls - sum(first[:-1]) if where == 'before' else list(straight.after.episodes['steps'])[-1]
-    ), 'what was played is not played again'
+    made = searched(back, 'again')
+    new = whole.calls - sum(first[:-1]) if where == 'before' else list(straight.after.episodes['steps'])[-1]
+    assert back.calls == new, 'what was played is not played again'
     assert made.kept and made.compare == straight.compare and made.prompts == straight.prompts
 
 
@@ -499,12 +458,11 @@ def test_an_interrupted_search_asks_nothing_twice(method, share, corridor, tmp_p
         return engine, lambda: optimize(
             corridor_teacher(engine),
             *tasks,
+            one_by_one(corridor),
             method,
             proposer(),
             folder=tmp_path / folder,
-            threads=1,
             **SMALL[method],
-            **corridor,
         )
 
     whole, search = run(10**6, 'straight')
@@ -515,10 +473,8 @@ def test_an_interrupted_search_asks_nothing_twice(method, share, corridor, tmp_p
     assert not (tmp_path / 'again/search.json').exists()
     back, search = run(10**6, 'again')
     made = search()
-    assert (
-        back.calls < whole.calls
-        and whole.calls <= dying.calls + back.calls <= whole.calls + corridor['limits'].max_steps
-    )
+    assert back.calls < whole.calls
+    assert whole.calls <= dying.calls + back.calls <= whole.calls + corridor.limits.max_steps
     assert made.prompts == straight.prompts and made.compare == straight.compare and made.spent == straight.spent
 
 
@@ -527,10 +483,10 @@ def test_another_search_in_the_same_folder_is_another_search(corridor, tmp_path)
         corridor_teacher(),
         corridors(5),
         corridors(3, 'seen'),
+        corridor,
         prompt_lm=scripted_lm(proposer(text).script.replies, name=f'scripted-{text[:4]}'),
         folder=tmp_path,
         **SMALL['miprov2'],
-        **corridor,
     )
     assert not run('Hurry.').kept and run(RULE).kept
 
@@ -602,14 +558,14 @@ def server():
 def test_over_http_without_a_key_or_an_address_on_disk(corridor, tmp_path, monkeypatch, server):
     monkeypatch.setenv('AGENTKIT_API_KEY', 'sk-planted-key')
     teacher = Agent(make_lm(f'openai/walker@{server}'))
-    made = optimize(teacher, corridors(5), corridors(3, 'seen'), folder=tmp_path, **SMALL['miprov2'], **corridor)
+    made = optimize(teacher, corridors(5), corridors(3, 'seen'), corridor, folder=tmp_path, **SMALL['miprov2'])
     assert made.kept and made.spent['tokens_in'] == 50 * made.spent['calls'] and made.budget['basis'] == 'measured'
     files = [p for p in tmp_path.rglob('*') if p.is_file()]
     assert len(files) > 8 and not any(bad in p.read_text() for p in files for bad in ('sk-planted-key', '127.0.0.1'))
-    again = make_agent(f'{tmp_path}/program.json@{server}')
-    assert evaluate(again, corridors(2, 'unseen'), corridor['pool'], progress=False).summary['wins'] == 2
+    again = make_policy(f'{tmp_path}/program.json@{server}')
+    assert evaluate(again, corridors(2, 'unseen'), corridor).summary['wins'] == 2
     with pytest.raises(AgentkitError, match='has no such model'):
-        optimize(teacher, corridors(5), corridors(3, 'seen'), prompt_lm=f'openai/writer@{server}', **corridor)
+        optimize(teacher, corridors(5), corridors(3, 'seen'), corridor, prompt_lm=f'openai/writer@{server}')
 
 
 def test_from_the_command_line(server, capsys, tmp_path):
@@ -689,11 +645,11 @@ def test_a_real_model_over_http(household, tmp_path):
             teacher,
             train[:2],
             held_out[:1],
+            household.with_limits(max_steps=2),
             prompt_lm=writer,
             num_candidates=2,
             num_trials=1,
             folder=tmp_path,
-            **{**household, 'limits': Limits(max_steps=2)},
         )
         assert (
             made.spent['episodes'] <= made.budget['search'][1]

@@ -9,21 +9,20 @@ __all__ = ['RECEPTACLES', 'ALWAYS', 'SOMETIMES', 'SINGLE', 'WEIGHT', 'CAPACITY',
            'game_id', 'build_game', 'prove', 'Builder', 'ensure_games']
 
 # %% ../../../notebooks/envs/alfworld/02_games.ipynb #68b48bf4
-import contextlib, functools, importlib.util, itertools, json, queue, runpy
+import contextlib, functools, itertools, json, queue, runpy
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from ...core.errors import AgentkitError, progress_bar
+from ...core.errors import AgentkitError, folder_of
 from ...core.settings import path_of
-from ...core.store import digest, rng, write_text
+from ...core.store import digest, journalled, rng, write_text
 from .engine import Game, plain_names, shipped
 from ..pool import Worker
 
 # %% ../../../notebooks/envs/alfworld/02_games.ipynb #bccc0e23
 @functools.cache
 def _rules(name):
-    return runpy.run_path(str(Path(importlib.util.find_spec('alfworld').origin).parent / 'gen' / f'{name}.py'))
+    return runpy.run_path(str(folder_of('alfworld', 'alfworld') / 'gen' / f'{name}.py'))
 
 # %% ../../../notebooks/envs/alfworld/02_games.ipynb #57cd003d
 def may_hold(
@@ -361,8 +360,8 @@ class _Plan:
 
     def things(self, type_of):
         "The objects of this type, those in plain sight first."
-        found = [o for o in self.where if o.split('_bar_')[0] == type_of]
-        return sorted(found, key=lambda o: (self.where[o] in self.doors, self.names[o]))
+        things = [o for o in self.where if o.split('_bar_')[0] == type_of]
+        return sorted(things, key=lambda o: (self.where[o] in self.doors, self.names[o]))
 
     def do(self, *words):
         self.commands.append(' '.join(self.names.get(w, w) for w in words))
@@ -390,8 +389,8 @@ class _Plan:
 def _walkthrough(kind, layout, where, thing, goal):
     "A short list of commands that wins."
     plan = _Plan(layout, where)
-    for found in plan.things(thing)[: 2 if kind == 'pick_two_obj_and_place' else 1]:
-        plan.take(found)
+    for wanted in plan.things(thing)[: 2 if kind == 'pick_two_obj_and_place' else 1]:
+        plan.take(wanted)
         if kind == 'look_at_obj_in_light':
             (lamp,) = plan.things(LAMP)
             plan.go(where[lamp])
@@ -400,8 +399,8 @@ def _walkthrough(kind, layout, where, thing, goal):
         if kind in CHANGE:
             verb, _, place = CHANGE[kind]
             plan.go(plan.receptacle(place))
-            plan.do(verb, found, 'with', plan.at)
-        plan.put(found, plan.receptacle(goal))
+            plan.do(verb, wanted, 'with', plan.at)
+        plan.put(wanted, plan.receptacle(goal))
     return plan.commands
 
 # %% ../../../notebooks/envs/alfworld/02_games.ipynb #235cabc5
@@ -528,20 +527,17 @@ def prove(
 ) -> int:
     "Play the plan in the engine and demand a win; the number of steps it took."
     data = json.loads(game['files']['game.tw-pddl'])
-    engine = Game(data)
-    try:
+    with contextlib.closing(Game(data)) as engine:
         seen = engine.reset()
-        if seen.won:
+        if seen.done:
             raise AgentkitError(f'game {game["id"]} is won before the first step')
         for n, command in enumerate(data['walkthrough'], 1):
-            if command not in seen.actions:
+            if not seen.actions.allows(command):
                 raise AgentkitError(f'game {game["id"]}, step {n}: {command!r} is not possible')
             seen = engine.step(command)
-        if not seen.won:
-            raise AgentkitError(f'game {game["id"]}: the plan of {len(data["walkthrough"])} steps does not win')
-        return len(data['walkthrough'])
-    finally:
-        engine.close()
+    if seen.score != 1:
+        raise AgentkitError(f'game {game["id"]}: the plan of {len(data["walkthrough"])} steps does not win')
+    return len(data['walkthrough'])
 
 # %% ../../../notebooks/envs/alfworld/02_games.ipynb #a0b4437d
 class Builder:
@@ -566,26 +562,22 @@ class Builder:
 
 # %% ../../../notebooks/envs/alfworld/02_games.ipynb #b3a31c6e
 def _build(folder, split, indexes, seed, jobs):
-    jobs = max(1, min(jobs, len(indexes)))
-    idle = queue.SimpleQueue()
+    "Build these games, each in whichever worker is idle."
+    jobs, options, idle = max(1, min(jobs, len(indexes))), dict(folder=str(folder), seed=seed), queue.SimpleQueue()
     for _ in range(jobs):
         idle.put(None)
-    with contextlib.ExitStack() as workers, ThreadPoolExecutor(jobs) as pool:
+    with contextlib.ExitStack() as workers:
 
         def one(index):
             worker = idle.get()
             try:
-                worker = worker or workers.enter_context(
-                    Worker('agentkit.envs.games:Builder', dict(folder=str(folder), seed=seed))
-                )
+                worker = worker or workers.enter_context(Worker('agentkit.envs.alfworld.games:Builder', options))
                 worker.call('build', split, index, timeout=300)
             finally:
                 idle.put(worker)
 
-        for _ in progress_bar(
-            pool.map(one, indexes), total=len(indexes), desc=f'building games ({split})', disable=len(indexes) < 8
-        ):
-            pass
+        bar = dict(desc=f'building games ({split})', unit='game', disable=len(indexes) < 8)
+        journalled(indexes, one, key=lambda index: index, parallel=jobs, bar=bar)
 
 # %% ../../../notebooks/envs/alfworld/02_games.ipynb #9049881a
 def ensure_games(

@@ -24,9 +24,9 @@ def rename(
     texts = [m[k] for m in row['messages'] for k in ('content', 'instead') if k in m]
     words = {}
     for group in groups:
-        here = sorted({w for t in texts for w in re.findall('[a-z]+', t)} & set(group))
+        named = sorted({w for t in texts for w in re.findall('[a-z]+', t)} & set(group))
         if r.random() < rate:
-            words |= dict(zip(here, r.sample(sorted(group), len(here))))
+            words |= dict(zip(named, r.sample(sorted(group), len(named))))
     numbers = _renumber(texts, r) if r.random() < rate else {}
 
     def other(m):
@@ -35,12 +35,8 @@ def rename(
     def renamed(text):
         return re.sub(r'\b(?:([a-z]+) (\d+)|([a-z]+))\b', other, text)
 
-    return {
-        **row,
-        'messages': [
-            {k: renamed(v) if k in ('content', 'instead') else v for k, v in m.items()} for m in row['messages']
-        ],
-    }
+    messages = [{k: renamed(v) if k in ('content', 'instead') else v for k, v in m.items()} for m in row['messages']]
+    return {**row, 'messages': messages}
 
 
 def _renumber(texts, r):

@@ -7,6 +7,7 @@ __all__ = ['brief', 'brief_turns', 'sayable', 'Brief']
 
 # %% ../../../notebooks/envs/alfworld/04_view.ipynb #0443056c
 import functools, re
+from dataclasses import dataclass
 from ...core.actions import Choice
 from ...core.views import View, conversation
 
@@ -57,48 +58,58 @@ def brief(
 
 def brief_turns(
     task: str,  # the first observation
-    told: list[tuple[str, str]],  # (action, observation) pairs
+    turns: list[tuple[str, str]],  # (action, observation) pairs
 ) -> tuple[str, list[tuple[str, str]]]:
-    "An episode in few words. Where a look finds nothing of use, the next place of each type that has not been searched is added, so that nothing has to be counted."
-    first, out, *_ = _read(task, tuple(told))
-    return first, list(out)
-
-
-@functools.lru_cache(maxsize=64)
-def _read(task, told):  # twice a step: for the prompt, and for what may be chosen
-    "The episode in few words, the next place of each type that has not been searched, and the places where nothing of use was found."
-    found = _ROOM.fullmatch(task.strip())
-    if not found:
-        return task.strip(), told, '', set()
-    goal, left, empty, out = brief(found['goal'], ''), set(_named(found['room'])), set(), []
-    first = f'{goal}\n{_next(left)}'
-    for action, observation in told:
-        text, looked = brief(observation, goal), re.fullmatch(r'(?:go to|open) (.*)', action)
-        place = set(_named(looked[1])) if looked and 'is closed' not in text else set()
-        left -= place
-        useless = looked and text.endswith(('others.', 'nothing.'))
-        empty = empty | place if useless else empty - place
-        out.append((action, f'{text}\nnext: {_next(left)}' if useless else text))
-    named = {*re.findall('[a-z]+', goal), *_TOOLS}
-    return first, out, _next(left), {(name, n) for name, n in empty if name not in named}
+    "An episode in few words; where a look finds nothing of use, with the next places that have not been searched."
+    episode = _read(task, tuple(turns))
+    return episode.first, list(episode.turns)
 
 
 _TOOLS = ('fridge', 'microwave', 'sinkbasin')  # one goes there to use them, whatever lies there
 
 
+@dataclass(frozen=True)
+class _Read:
+    "An episode as it is read in brief."
+
+    first: str
+    turns: tuple[tuple[str, str], ...]
+    next: str = ''  # the first place of each type that has not been searched
+    useless: frozenset = frozenset()  # (name, number) of places where nothing of use was found
+
+
+@functools.lru_cache(maxsize=64)
+def _read(task, turns):  # twice a step: for the prompt, and for what may be chosen
+    room = _ROOM.fullmatch(task.strip())
+    if not room:
+        return _Read(task.strip(), turns)
+    goal, left, useless, out = brief(room['goal'], ''), set(_named(room['room'])), set(), []
+    first = f'{goal}\n{_next(left)}'
+    for action, observation in turns:
+        text, looked = brief(observation, goal), re.fullmatch(r'(?:go to|open) (.*)', action)
+        place = set(_named(looked[1])) if looked and 'is closed' not in text else set()
+        left -= place
+        in_vain = looked and text.endswith(('others.', 'nothing.'))
+        useless = useless | place if in_vain else useless - place
+        out.append((action, f'{text}\nnext: {_next(left)}' if in_vain else text))
+    needed = {*re.findall('[a-z]+', goal), *_TOOLS}
+    return _Read(first, tuple(out), _next(left), frozenset(p for p in useless if p[0] not in needed))
+
+
 def sayable(
     actions: list[str],  # what is possible
     task: str,  # the first observation
-    told: list[tuple[str, str]],  # (action, observation) pairs
+    turns: list[tuple[str, str]],  # (action, observation) pairs
 ) -> list[str]:
-    "What a reader of the brief episode may choose from: actions that name only what stands in it or is next to be searched, and do not go where nothing of use was found; all, when there are none."
-    first, out, left, empty = _read(task, tuple(told))
-    known = {*_named(first), *_named(left), *(thing for pair in out for text in pair for thing in _named(text))}
+    "Actions that name only what was read or is next, and do not lead where nothing of use is; all, if none are left."
+    episode = _read(task, tuple(turns))
+    texts = [episode.first, episode.next, *(text for turn in episode.turns for text in turn)]
+    known = {thing for text in texts for thing in _named(text)}
 
-    def back(action):
-        return action.startswith('go to ') and not empty.isdisjoint(_named(action))
+    def leads_back(action):
+        return action.startswith('go to ') and not episode.useless.isdisjoint(_named(action))
 
-    return [a for a in actions if known.issuperset(_named(a)) and not back(a)] or list(actions)
+    return [a for a in actions if known.issuperset(_named(a)) and not leads_back(a)] or list(actions)
 
 # %% ../../../notebooks/envs/alfworld/04_view.ipynb #40d2141a
 class Brief(View):

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from agentkit.core.errors import AgentkitError
-from agentkit.core.types import Task, transcript
-from agentkit.envs import games
+from agentkit.core.types import Task
+from agentkit.envs.alfworld import games
 from agentkit.envs.alfworld.environment import KINDS, AlfWorld, Household, data_folder, game_path, real_games
-from agentkit.envs.find import find_expert, list_tasks
+from agentkit.envs.find import list_tasks
 from agentkit.envs.pool import EnvPool
 from agentkit.envs.alfworld.engine import Game, is_known
 
@@ -38,7 +38,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def unconfigured(monkeypatch):
     monkeypatch.delenv('ALFWORLD_DATA', raising=False)
-    monkeypatch.setenv('AGENTKIT_PATHS_ALFWORLD', '')
+    monkeypatch.setenv('AGENTKIT_ALFWORLD_DATA', '')
 
 
 def test_what_alfworld_skips_is_skipped(folder):
@@ -91,7 +91,7 @@ def test_nothing_there_is_an_error_with_a_remedy(folder):
 
 def test_where_the_data_is(unconfigured, tmp_path, monkeypatch):
     assert data_folder() is None
-    monkeypatch.setenv('AGENTKIT_PATHS_ALFWORLD', str(tmp_path))
+    monkeypatch.setenv('AGENTKIT_ALFWORLD_DATA', str(tmp_path))
     assert data_folder() == tmp_path
     monkeypatch.setenv('ALFWORLD_DATA', '/other')
     assert data_folder() == Path('/other')
@@ -130,10 +130,19 @@ def test_built_games_without_data(unconfigured):
     assert ({t.env for t in mine}, {t.env for t in home}) == ({'alfworld'}, {'household'})
     assert set(Counter(t.kind for t in home)) <= set(KINDS)
     assert all(not Path(t.data['game']).is_absolute() and game_path(t).is_file() for t in home)
-    with pytest.raises(AgentkitError, match='say how many'):
-        Household.tasks('train')
+    few = Household.tasks('train')
+    assert few[:6] == home and Counter(t.kind for t in few) == dict.fromkeys(KINDS, 2), (
+        'a few, when nobody says how many'
+    )
     with pytest.raises(AgentkitError, match='valid_seen'):
         Household.tasks('valid_seen', 3)
+
+
+def test_games_of_another_seed_have_other_ids(unconfigured):
+    first, other = Household.tasks('train', 2), Household.tasks('train', 2, seed=1)
+    assert not {t.id for t in first} & {t.id for t in other}
+    assert [t.kind for t in first] == [t.kind for t in other] and first[0].data != other[0].data
+    assert Household().reset(other[0]) != Household().reset(first[0])
 
 
 def test_built_games_with_data(folder):
@@ -142,13 +151,13 @@ def test_built_games_with_data(folder):
 
 def play(env, task, steps=50):
     "What the expert does in a task."
-    expert, seen, turns = find_expert('household'), env.reset(task), []
-    goal = seen.text
+    seen, turns = env.reset(task), []
     while not seen.done and len(turns) < steps:
-        action = expert(goal, transcript(turns), list(seen.actions))
+        action = env.expert().action
         seen = env.step(action)
         turns.append((action, seen.text))
-    return seen.won, turns
+    assert env.progress() == 1 or seen.score == 0
+    return seen.score == 1, turns
 
 
 def test_the_same_episode_here_and_in_a_worker(unconfigured):
@@ -176,7 +185,64 @@ def test_a_refused_game_is_refused_in_a_worker_too(unconfigured, monkeypatch, tm
         with pytest.raises(AgentkitError, match='can run code'):
             env.reset(task)
     with EnvPool('household', n=1, trusted=True) as pool, pool.session() as env:
-        assert env.reset(task).actions
+        assert env.reset(task).actions.options
+
+
+def test_a_goal_in_other_words_is_played_without_an_expert(unconfigured, monkeypatch, tmp_path):
+    task = Household.tasks('train', 1)[0]
+    game = json.loads(game_path(task).read_text())
+    game['grammar'] = re.sub(r'Your task is to: [^"]*', 'Your task is to: tidy up.', game['grammar'])
+    monkeypatch.setenv('AGENTKIT_PATHS_DATA', str(tmp_path))
+    path = game_path(task)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(game))
+    env = Household()
+    assert env.reset(task).text.endswith('tidy up.')
+    assert env.expert() is None and env.progress() is None
+    env.close()
+
+
+MISSING = """
+import sys, importlib.abc
+class No(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] == sys.argv[1]:
+            raise ModuleNotFoundError(f'No module named {name!r}', name=sys.argv[1])
+sys.meta_path.insert(0, No())
+from agentkit.core.errors import AgentkitError
+from agentkit.envs.find import find_env, list_tasks, make_env
+kind = find_env('household')
+for ask in (lambda: list_tasks('household', n=1), lambda: make_env('household'), lambda: list_tasks('alfworld', n=1)):
+    try: ask()
+    except AgentkitError as e: print(e)
+print(','.join(m for m in ('alfworld', 'textworld', 'fast_downward') if m in sys.modules))
+"""
+
+
+@pytest.mark.parametrize('package', ['alfworld', 'textworld', 'fast_downward'])
+def test_a_missing_package_is_one_error_before_any_work(package, unconfigured):
+    done = subprocess.run([sys.executable, '-c', MISSING, package], capture_output=True, text=True, check=True)
+    *errors, imported = done.stdout.splitlines()
+    assert errors == [f'{package} is not installed: run `pip install "agentkit[alfworld]"`'] * 3
+    assert imported == ''
+
+
+def test_finding_the_class_and_listing_real_games_is_cheap(folder):
+    add(folder, 'train/x/trial')
+    code = (
+        "import sys; from agentkit.envs.find import find_env, list_tasks, make_env; list_tasks('alfworld', 'train'); "
+        "make_env('alfworld'); print([m for m in ('alfworld', 'textworld', 'fast_downward', 'dspy', 'pandas') "
+        'if m in sys.modules])'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'
+
+
+@pytest.mark.parametrize('package', ['textworld', 'fast_downward'])
+def test_the_engine_without_its_packages(package):
+    code = MISSING.partition('from agentkit')[0] + 'import agentkit.envs.alfworld.engine'
+    done = subprocess.run([sys.executable, '-c', code, package], capture_output=True, text=True)
+    assert re.search(r'AgentkitError: \S+ is not installed: run `pip install "agentkit\[alfworld\]"`', done.stderr)
 
 
 @pytest.fixture
@@ -198,20 +264,19 @@ def test_real_validation_games(real):
 
 PLAY = """
 import json
-from agentkit.agents.programs import expert_agent
+from agentkit.agents.programs import Expert
 from agentkit.envs.alfworld.environment import game_path
 from agentkit.envs.find import list_tasks
-from agentkit.envs.pool import EnvPool
-from agentkit.rollouts import run_many
+from agentkit.rollouts import Runner
 tasks = list_tasks('household', 'valid_unseen', 6)
-with EnvPool('household', n=2) as pool: played = run_many(expert_agent('household'), tasks, pool=pool, progress=False)
+with Runner('household', progress=False) as run: played = run(Expert(), tasks)
 plans = [json.loads(game_path(t).read_text())['walkthrough'] for t in tasks]
 steps = [s for t in played for s in t.steps]
 print(json.dumps(dict(
     won=[t.won for t in played],
     kinds=sorted({t.task.kind for t in played}),
     said=[s.action for s in steps],
-    seen=[s.observation for s in steps],
+    seen=[s.observation.text for s in steps],
     plans=sum(plans, []),
 )))
 """
