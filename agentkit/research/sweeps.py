@@ -7,11 +7,12 @@ __all__ = ['PLAN_KEYS', 'parameters', 'check_parameters', 'Cell', 'read_plan', '
            'sweep', 'collect', 'read_table']
 
 # %% ../../notebooks/research/06_sweeps.ipynb #b4463f63
-import itertools, os, re, sys
+import ast, functools, itertools, os, re, sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
+from ..core.comments import assigned, comments
 from ..core.errors import AgentkitError, need
 from ..core.settings import path_of, root, settings
 from ..core.store import digest, read_json, write_json, write_text
@@ -28,8 +29,17 @@ def parameters(
     tagged = [c for c in read_json(path)['cells'] if 'parameters' in c['metadata'].get('tags', [])]
     if len(tagged) != 1:
         raise AgentkitError(f'{path} has {len(tagged)} cells tagged "parameters"; it needs exactly one')
-    found = need('papermill', 'lab').inspect_notebook(str(path))
-    return {k: dict(default=v['default'], type=v['inferred_type_name'], help=v['help']) for k, v in found.items()}
+    source = ''.join(tagged[0]['source'])
+    try:
+        statements, known = ast.parse(source).body, comments(source)
+    except SyntaxError as e:
+        raise AgentkitError(f'{path}: the cell with the parameters is not Python: {e}') from e
+    return {name: _about(s, source, known.get(name, '')) for s in statements for name in assigned(s)}
+
+
+def _about(statement, source, help):
+    text, annotation = functools.partial(ast.get_source_segment, source), getattr(statement, 'annotation', None)
+    return dict(default=text(statement.value), type=text(annotation) if annotation else 'None', help=help)
 
 
 def check_parameters(notebook, params: dict):
