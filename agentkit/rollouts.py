@@ -283,7 +283,8 @@ def _draw(policy, sample, samples):
 
 
 def _lacks_hints(t):
-    return any(s.hint is None for s in t.steps)
+    "Was the expert not asked? One that gave up at some steps was."
+    return bool(t.steps) and not any(s.hint for s in t.steps)
 
 # %% ../notebooks/rollouts.ipynb #86021ffa
 class Player(dspy.Module):

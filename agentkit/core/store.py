@@ -7,7 +7,7 @@ __all__ = ['write_bytes', 'write_text', 'write_json', 'read_json', 'locked', 'Jo
            'digest', 'rng']
 
 # %% ../../notebooks/core/03_store.ipynb #7e4edfd1
-import contextlib, dataclasses, fcntl, hashlib, json, os, random, tempfile
+import contextlib, contextvars, dataclasses, fcntl, hashlib, json, os, random, tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -180,7 +180,8 @@ def _in_threads(missing, do, journal, row, parallel, bar, postfix):
         return k, result
 
     with progress_bar(**bar, initial=bar['total'] - len(missing)) as shown, ThreadPoolExecutor(parallel) as threads:
-        futures = [threads.submit(one, k, item) for k, item in missing.items()]
+        # what the caller has set, such as `dspy.context`, holds in the threads too
+        futures = [threads.submit(contextvars.copy_context().run, one, k, item) for k, item in missing.items()]
         try:
             for future in as_completed(futures):
                 k, new[k] = future.result()

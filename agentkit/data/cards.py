@@ -11,12 +11,30 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from ..core.errors import AgentkitError, need
 from ..core.store import digest, read_json, write_json, write_text
-from .rows import check_split, task_of
+from .rows import check_row, check_split, task_of
 
 # %% ../../notebooks/data/04_cards.ipynb #b03ef884
 def _learned_in(rows):
-    return sum(
-        bool(m.get('loss', True)) + ('instead' in m) for r in rows for m in r['messages'] if m['role'] == 'assistant'
+    answers = [m for r in rows for m in r['messages'] if m['role'] == 'assistant']
+    return sum(bool(m.get('loss', True)) + ('instead' in m) for m in answers)
+
+
+def _short(text):
+    return ' '.join(text.split())[:60]
+
+
+def _preview(row):
+    about, messages = row.get('provenance', {}), row['messages']
+    question = next((m['content'] for m in messages if m['role'] == 'user'), '')
+    return dict(
+        task=about.get('task', ''),
+        kind=about.get('kind', ''),
+        policy=about.get('policy', ''),
+        score=about.get('score'),
+        messages=len(messages),
+        learned=_learned_in([row]),
+        asked=_short(question),
+        answer=_short(messages[-1]['content']),
     )
 
 
@@ -24,32 +42,27 @@ def preview(rows: list[dict], n: int = 5):
     "The first rows as a table: whose, how long, how much is learned, and how they begin and end."
     import pandas as pd
 
-    def short(text):
-        return ' '.join(text.split())[:60]
-
-    def line(r):
-        p, m = r.get('provenance', {}), r['messages']
-        asked = next((x['content'] for x in m if x['role'] == 'user'), '')
-        return dict(
-            task=p.get('task', ''),
-            kind=p.get('kind', ''),
-            policy=p.get('policy', ''),
-            score=p.get('score'),
-            messages=len(m),
-            learned=_learned_in([r]),
-            asked=short(asked),
-            answer=short(m[-1]['content']),
-        )
-
-    return pd.DataFrame([line(r) for r in rows[:n]])
+    return pd.DataFrame(map(_preview, rows[:n]))
 
 # %% ../../notebooks/data/04_cards.ipynb #5ab446e9
 def _counted(rows, key):
     "`name: n` for what the provenance says, most first."
-    said = Counter(
-        str(r.get('provenance', {}).get(key)) for r in rows if r.get('provenance', {}).get(key) not in (None, '')
-    )
-    return ', '.join(f'{k} ({n})' for k, n in said.most_common()) or 'not said'
+    values = [r.get('provenance', {}).get(key) for r in rows]
+    counts = Counter(str(v) for v in values if v not in (None, ''))
+    return ', '.join(f'{k} ({n})' for k, n in counts.most_common()) or 'not said'
+
+
+def _table(head, rows):
+    "A table in Markdown."
+    lines = [head, ['---'] * len(head), *rows]
+    return ['| ' + ' | '.join(map(str, line)) + ' |' for line in lines]
+
+
+def _kinds(splits):
+    "How many rows of each kind, a column a split."
+    counts = {name: Counter(r.get('provenance', {}).get('kind', '') for r in rows) for name, rows in splits.items()}
+    kinds = sorted(set().union(*counts.values()))
+    return _table(['kind', *splits], [[k or 'no kind', *(c[k] for c in counts.values())] for k in kinds])
 
 
 def _dropped(counts):
@@ -57,36 +70,15 @@ def _dropped(counts):
     kinds, left = sorted({c['kind'] for c in counts}), defaultdict(dict)
     for c in counts:
         left[c['filter']][c['kind']] = c['kept']
-    return [
-        '| left after | ' + ' | '.join(k or 'no kind' for k in kinds) + ' | all |',
-        '|---|' + '---|' * (len(kinds) + 1),
-        *(
-            f'| {name} | ' + ' | '.join(str(n[k]) for k in kinds) + f' | {sum(n.values())} |'
-            for name, n in left.items()
-        ),
-    ]
+    rows = [[name, *(n[k] for k in kinds), sum(n.values())] for name, n in left.items()]
+    return _table(['left after', *(k or 'no kind' for k in kinds), 'all'], rows)
 
 
-def data_card(
-    name: str,
-    splits: dict[str, list[dict]],  # name → rows
-    about: str = '',  # what a reader should know
-    licence: str = '',  # who publishes the data says it
-    filters=None,  # the `FilterReport` of what was dropped
-) -> str:
-    "The card (Markdown) of a data set, from its rows."
-    rows = [r for s in splits.values() for r in s]
-    kinds = sorted({r.get('provenance', {}).get('kind', '') for r in rows})
-    table = [
-        f'| {k or "no kind"} | '
-        + ' | '.join(str(sum(r.get('provenance', {}).get('kind', '') == k for r in s)) for s in splits.values())
-        + ' |'
-        for k in kinds
-    ]
+def _card_facts(splits, rows, licence):
     scores = [r['provenance']['score'] for r in rows if r.get('provenance', {}).get('score') is not None]
-    facts = {
-        'tasks': ', '.join(f'{len({task_of(r) for r in s})} in {k}' for k, s in splits.items())
-        + '; none is in two splits',
+    tasks = ', '.join(f'{len({task_of(r) for r in s})} in {k}' for k, s in splits.items())
+    return {
+        'tasks': f'{tasks}; none is in two splits',
         'learned answers': f'{_learned_in(rows):,}',
         'sources': _counted(rows, 'source'),
         'made by': _counted(rows, 'policy'),
@@ -97,56 +89,60 @@ def data_card(
         'digest': digest(splits, n=32),
         'licence': licence or 'not stated; whoever publishes this data states it here',
     }
-    dropped = ['', '## What was dropped', '', str(filters), '', *_dropped(filters.counts)] if filters else []
-    use = [
-        '',
-        '## Use',
-        '',
-        '```python',
-        'from datasets import load_from_disk',
-        "data = load_from_disk('this folder') # agentkit.datasets.load_dataset also checks the digest",
-        '```',
-    ]
-    return (
-        '\n'.join(
-            [
-                f'# {name}',
-                *(['', about] if about else []),
-                '',
-                *(f'- **{k}**: {v}' for k, v in facts.items()),
-                '',
-                '| kind | ' + ' | '.join(splits) + ' |',
-                '|---|' + '---|' * len(splits),
-                *table,
-                *dropped,
-                *use,
-            ]
-        )
-        + '\n'
-    )
+
+
+_USE = """
+## Use
+
+```python
+from datasets import load_from_disk
+data = load_from_disk('this folder') # agentkit.data.cards.load_dataset also checks the digest
+```
+"""
+
+
+def data_card(
+    name: str,
+    splits: dict[str, list[dict]],  # name → rows
+    about: str = '',  # what a reader should know
+    licence: str = '',  # who publishes the data says it
+    filters=None,  # the `FilterReport` of what was dropped
+) -> str:
+    "The card (Markdown) of a data set, from its rows."
+    facts = _card_facts(splits, [r for rows in splits.values() for r in rows], licence)
+    parts = [[f'# {name}'], [about] * bool(about), [f'- **{k}**: {v}' for k, v in facts.items()], _kinds(splits)]
+    if filters:
+        parts += [['## What was dropped'], [str(filters)], _dropped(filters.counts)]
+    return '\n\n'.join('\n'.join(p) for p in parts if p) + '\n' + _USE
 
 # %% ../../notebooks/data/04_cards.ipynb #6813b26c
 def _columns():
     "The columns on disk: provenance is JSON, because rows from different places say different things."
     hf = need('datasets', 'hub')
     text = hf.Value('string')
-    return hf.Features(
-        dict(messages=[dict(role=text, content=text, loss=hf.Value('bool'), instead=text)], provenance=text)
-    )
+    message = dict(role=text, content=text, loss=hf.Value('float64'), instead=text)
+    return hf.Features(dict(messages=[message], provenance=text))
 
 
 def _on_disk(row):
     keys = ('role', 'content', 'loss', 'instead')
-    unknown = sorted(
-        {k for m in row['messages'] for k in m if k not in keys}
-        | {k for k in row if k not in ('messages', 'provenance')}
-    )
+    unknown = sorted({k for m in row['messages'] for k in m} - set(keys) | set(row) - {'messages', 'provenance'})
     if unknown:
         raise AgentkitError(f'a row has {unknown[0]!r}, which would be lost on disk: put it into its provenance')
-    return dict(
-        messages=[{k: m.get(k) for k in keys} for m in row['messages']],
-        provenance=json.dumps(row.get('provenance', {}), sort_keys=True),
-    )
+    messages = [{k: m.get(k) for k in keys} for m in row['messages']]
+    return dict(messages=messages, provenance=json.dumps(row.get('provenance', {}), sort_keys=True))
+
+
+def _from_disk(d):
+    messages = [{k: v for k, v in m.items() if v is not None} for m in d['messages']]
+    return _canonical(dict(messages=messages, provenance=json.loads(d['provenance'])))
+
+
+def _canonical(row):
+    "The row with true for a weight of 1 and false for 0, as it is digested."
+    known = {0: False, 1: True}
+    messages = [{**m, 'loss': known.get(m['loss'], m['loss'])} if 'loss' in m else m for m in row['messages']]
+    return {**row, 'messages': messages}
 
 
 def save_dataset(
@@ -161,15 +157,17 @@ def save_dataset(
     empty = [k for k, rows in splits.items() if not rows] or ([] if splits else ['every split'])
     if empty:
         raise AgentkitError(f'no rows in {empty[0]}: nothing to write')
+    for name, rows in splits.items():
+        for i, row in enumerate(rows, 1):
+            check_row(row, f'row {i} of {name}')
     check_split(**splits)
     part = folder.with_name(f'.{folder.name}.part')
     shutil.rmtree(part, ignore_errors=True)
     hf.disable_progress_bars()
-    hf.DatasetDict(
-        {k: hf.Dataset.from_list([_on_disk(r) for r in rows], features=_columns()) for k, rows in splits.items()}
-    ).save_to_disk(part)
+    tables = {k: hf.Dataset.from_list(list(map(_on_disk, rows)), features=_columns()) for k, rows in splits.items()}
+    hf.DatasetDict(tables).save_to_disk(part)
     write_text(part / 'README.md', data_card(**{'name': folder.name, **card}, splits=splits))
-    write_json(part / 'digest.json', {k: digest(rows, n=32) for k, rows in splits.items()})
+    write_json(part / 'digest.json', {k: digest(list(map(_canonical, rows)), n=32) for k, rows in splits.items()})
     os.replace(part, folder)
     return folder
 
@@ -179,15 +177,8 @@ def load_dataset(folder) -> dict[str, list[dict]]:
     hf, folder = need('datasets', 'hub'), Path(folder)
     if not (folder / 'digest.json').is_file():
         raise AgentkitError(f'{folder} is not a data set written by `save_dataset`')
-    told = {k: [_from_disk(d) for d in rows] for k, rows in hf.load_from_disk(str(folder)).items()}
+    splits = {k: list(map(_from_disk, rows)) for k, rows in hf.load_from_disk(str(folder)).items()}
     for k, expected in read_json(folder / 'digest.json').items():
-        if digest(told.get(k), n=32) != expected:
+        if digest(splits.get(k), n=32) != expected:
             raise AgentkitError(f'{folder}: the rows of {k} are not those that were written')
-    return told
-
-
-def _from_disk(d):
-    return dict(
-        messages=[{k: v for k, v in m.items() if v is not None} for m in d['messages']],
-        provenance=json.loads(d['provenance']),
-    )
+    return splits

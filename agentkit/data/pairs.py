@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from ..core.errors import AgentkitError
 from ..core.store import Journal, digest, write_json
-from .formats import _facts, _learned, _plain
+from .formats import facts_of, learned, plain
 from .rows import task_of, write_lines
 
 # %% ../../notebooks/data/03_pairs.ipynb #f2962f77
@@ -20,7 +20,7 @@ def preference(
     worse: dict,  # another, that begins in the same way
 ) -> dict | None:
     "What both share as `prompt`, and the answers that differ as `chosen` and `rejected`; None if they never part so."
-    a, b = _plain(better['messages']), _plain(worse['messages'])
+    a, b = plain(better['messages']), plain(worse['messages'])
     i = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), None)
     if i is None or {a[i]['role'], b[i]['role']} != {'assistant'}:
         return None
@@ -66,9 +66,9 @@ def correction_pairs(
     "What the teacher would have done against what was done."
     return [
         dict(
-            prompt=_plain(r['messages'][:i]),
+            prompt=plain(r['messages'][:i]),
             chosen=[dict(role='assistant', content=m['instead'])],
-            rejected=_plain([m]),
+            rejected=plain([m]),
             provenance=r.get('provenance', {}),
         )
         for r in rows
@@ -80,16 +80,16 @@ def correction_pairs(
 PAIR_FORMATS = {  # name → write a pair, read it
     'trl': (
         lambda p: {k: p[k] for k in ('prompt', 'chosen', 'rejected')},
-        lambda d: {k: _plain(d[k]) for k in ('prompt', 'chosen', 'rejected')},
+        lambda d: {k: plain(d[k]) for k in ('prompt', 'chosen', 'rejected')},
     ),
     'openai': (
         lambda p: dict(
             input=dict(messages=p['prompt']), preferred_output=p['chosen'], non_preferred_output=p['rejected']
         ),
         lambda d: dict(
-            prompt=_plain(d['input']['messages']),
-            chosen=_plain(d['preferred_output']),
-            rejected=_plain(d['non_preferred_output']),
+            prompt=plain(d['input']['messages']),
+            chosen=plain(d['preferred_output']),
+            rejected=plain(d['non_preferred_output']),
         ),
     ),
 }
@@ -112,7 +112,7 @@ def export_pairs(pairs: list[dict], path, format: str = 'trl') -> dict:
 
 def load_pairs(path, format: str = 'trl') -> list[dict]:
     "The pairs in a file; what is none is named with its line."
-    (_, read), facts, out = _pair_format(format), _facts(path), []
+    (_, read), facts, out = _pair_format(format), facts_of(path), []
     for i, d in enumerate(Journal(path).rows(), 1):
         try:
             out.append({**read(d), 'provenance': facts['provenance'][i - 1] if facts else {}})
@@ -126,6 +126,6 @@ def load_pairs(path, format: str = 'trl') -> list[dict]:
 def chosen_rows(pairs: list[dict]) -> list[dict]:
     "The better answers as rows to learn from."
     return [
-        dict(messages=_learned(p['prompt'], False) + _learned(p['chosen']), provenance=p.get('provenance', {}))
+        dict(messages=learned(p['prompt'], False) + learned(p['chosen']), provenance=p.get('provenance', {}))
         for p in pairs
     ]

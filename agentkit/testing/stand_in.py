@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GOAL', 'episode_of', 'stand_in_lm']
 
-# %% ../../notebooks/testing/05_stand_in.ipynb #6610bb00
+# %% ../../notebooks/testing/05_stand_in.ipynb #2389b497
 from collections.abc import Callable
 import dspy
 from dspy import lm15
@@ -13,7 +13,7 @@ from ..core.errors import AgentkitError
 from ..core.store import digest, rng
 from ..core.types import transcript
 
-# %% ../../notebooks/testing/05_stand_in.ipynb #828f006b
+# %% ../../notebooks/testing/05_stand_in.ipynb #9b672af0
 GOAL = 'Your task is to:'  # stands in the first observation of each episode
 
 
@@ -34,7 +34,7 @@ def episode_of(
         possible_actions=[a for a in actions.split('\n') if not a.startswith('think:')],
     )
 
-# %% ../../notebooks/testing/05_stand_in.ipynb #9425d1f1
+# %% ../../notebooks/testing/05_stand_in.ipynb #0e56d049
 class _StandIn:
     "A DSPy engine that is a program."
 

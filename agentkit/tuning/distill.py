@@ -7,19 +7,24 @@ small local model inside."""
 __all__ = ['METHODS', 'TRIES', 'Distilled', 'distill_from', 'distill', 'model_card']
 
 # %% ../../notebooks/tuning/02_distill.ipynb #b61a575e
-import contextlib, dataclasses, functools, io, logging
+import dataclasses, tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..agents.policy import Agent
-from ..agents.programs import explorer, guided
-from ..agents.saving import adapter_state, make_agent, save_agent
+from ..agents.policy import Agent, Policy, adapter_state
+from ..agents.programs import Expert, Explorer, Guided
+from ..agents.saving import make_policy, save_agent
 from ..core.errors import AgentkitError
+from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory
-from ..data.rows import keep, read_rows
+from ..data.rows import keep, rows, write_rows
+from ..envs.base import views_of
+from ..envs.find import find_env
+from ..evals import Report
 from ..judges.base import passes
 from ..models.store import model_dir, read_card
-from ..rollouts import Player, run_many
-from ..training.dspy_bridge import BootstrapFinetune, Replay
+from ..rollouts import Runner
+from ..training.bases import ensure_model
+from ..training.providers import provider_of
 
 # %% ../../notebooks/tuning/02_distill.ipynb #8e8d7c19
 @dataclass
@@ -32,139 +37,150 @@ class Distilled:
     rows: int  # fine-tuning rows
     corrections: int = 0  # other answers to learn than the ones given in the episodes
     demonstrations: list[Trajectory] = field(default_factory=list, repr=False)  # what the teacher played
-    costs: list[dict] = field(
-        default_factory=list, repr=False
-    )  # of each round: episodes played, corrections, tokens, seconds
+    others: list[Trajectory] = field(default_factory=list, repr=False)  # what others played, and was learned from
+    costs: list[dict] = field(default_factory=list, repr=False)  # of each round: episodes, corrections, tokens, seconds
 
     @property
     def losses(self):
         "The training losses as a table."
-        return self.agent.react.lm.provider.losses(self.agent.name)
+        return provider_of(self.agent.lm).losses(self.agent.name)
 
 # %% ../../notebooks/tuning/02_distill.ipynb #871b5403
 def distill_from(
-    student: str
-    | Agent,  # "local/nano", "local/smollm2-135m", "openai/gpt-4o-mini-2024-07-18", ... or an agent with such a model
-    trajectories: list[Trajectory],  # recorded episodes
+    student: str | Agent,  # "local/nano", "openai/gpt-4o-mini-2024-07-18", …, or an agent with such a model
+    demonstrations: list[Trajectory],  # recorded episodes, of which the good ones are learned as they were played
     folder,  # where rows.jsonl is kept
-    threshold: float = 1.0,  # the least score of an episode to learn from
+    others: list[Trajectory] = (),  # episodes to be corrected, whatever their score
+    correct: Policy | str | None = None,  # says what is learned of these: a teacher, or the "hints" in them
+    threshold: float = 1.0,  # the least score of a demonstration
     demos: str = 'keep',  # "keep" or "reset": what happens to demonstrations in the student's prompt
-    train: dict = {},  # fields of `TrainConfig`: epochs, lr, seed, ...; of `RemoteConfig` where a provider trains: epochs, max_dollars, ...
-    correct: Agent
-    | None = None,  # the teacher; it says what to learn from episodes that others played, whatever their score
+    train: dict = {},  # fields of `TrainConfig` or, at a provider, of `RemoteConfig`: epochs, lr, max_dollars, …
 ) -> Distilled:
     "The student learns from recorded episodes; nobody plays."
     if demos not in ('keep', 'reset'):
         raise AgentkitError(f'demos={demos!r}: write "keep" or "reset"')
-    agent = _student(student)
+    good = keep(demonstrations, threshold)
+    agent = _student(student, good[0].task.env)
     if demos == 'reset':
         agent.react.demos = []
-    shown = [t for t in trajectories if correct is None or t.policy == correct.name]
-    used = keep(shown, threshold) + [t for t in trajectories if t not in shown]
-    teacher, program = Replay(used, agent, correct), Player(agent, [])
-    optimizer = BootstrapFinetune(
-        threshold=float('-inf'), rows_path=Path(folder) / 'rows.jsonl', adapter=agent.adapter, train_kwargs=train
-    )
-    with _quiet():
-        trained = optimizer.compile(program, teacher=teacher, trainset=teacher.examples()).policy
-    card, rows = trained.react.lm.provider.card(trained.name), read_rows(Path(folder) / 'rows.jsonl')
-    return Distilled(
-        trained,
-        _named(trained, card['base']),
-        card,
-        len(rows),
-        sum('instead' in m for r in rows for m in r['messages']),
-        trajectories,
-    )
-
-
-@contextlib.contextmanager
-def _quiet():
-    "Without what DSPy says of each of its steps (log, and a bar on standard output): nothing is played here, and training has a bar of its own. Warnings are heard."
-    loggers = [logging.getLogger(n) for n in ('dspy.teleprompt.bootstrap_finetune', 'dspy.evaluate.evaluate')]
-    levels = [l.level for l in loggers]
-    for l in loggers:
-        l.setLevel(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        for l, level in zip(loggers, levels):
-            l.setLevel(level)
+    whole = [t for t in others if t.termination != 'error']
+    learned = rows(good, agent) + rows(whole, agent, correct)
+    write_rows(Path(folder) / 'rows.jsonl', learned)
+    provider = provider_of(agent.lm)
+    trained = agent.deepcopy()
+    trained.react.lm = agent.lm.copy(model=provider.train(learned, **train))
+    card, corrections = provider.card(trained.name), sum('instead' in m for r in learned for m in r['messages'])
+    return Distilled(trained, _named(trained, card['base']), card, len(learned), corrections, demonstrations, whole)
 
 
 def _named(agent, model):
-    return f'{agent.name.partition("/")[0]}/{model}'  # as a policy
+    "A model of the same provider, as a policy."
+    return f'{agent.name.partition("/")[0]}/{model}'
 
 
-def _student(student):
-    "The agent that will learn; a model that cannot be found, or an agent that cannot be saved, is an error before anybody plays."
-    agent = make_agent(student) if isinstance(student, str) else student.deepcopy()
-    adapter_state(agent.adapter)
-    name = agent.name
-    if not name.startswith('local/'):
+def _student(student, env):
+    "The agent that will learn; what cannot be had, trained or saved is an error before anybody plays."
+    kind = find_env(env)
+    agent = make_policy(student, kind.instructions) if isinstance(student, str) else student
+    if not isinstance(agent, Agent) or not agent.lm:
+        raise AgentkitError(f'{agent.name} has no weights to train: a student is an agent with a language model')
+    provider_of(agent.lm)
+    if not agent.name.startswith('local/'):
         agent.check()
-    elif name != 'local/nano':
-        model_dir(name)
+    elif agent.name != 'local/nano':
+        ensure_model(agent.name)
+    agent = agent.deepcopy().viewed(views_of(kind))
+    adapter_state(agent.adapter)
     return agent
 
 # %% ../../notebooks/tuning/02_distill.ipynb #9af54e24
 METHODS = ('dagger', 'explore', 'rejection')
-TRIES = 4  # episodes a task and round in rejection sampling
+TRIES = 4  # samples a task and round in rejection sampling
 
 
 def distill(
-    student: str
-    | Agent,  # "local/nano", "local/smollm2-135m", "openai/gpt-4o-mini-2024-07-18", ... or an agent with such a model
-    teacher: Agent,  # any policy
+    student: str | Agent,  # "local/nano", "openai/gpt-4o-mini-2024-07-18", …, or an agent with such a model
+    teacher: Policy,
     tasks: list[Task],  # training tasks
-    folder,  # where demonstrations.jsonl, rows.jsonl and the student's agent.json are kept, and a folder for each further round
-    pool=None,  # an `EnvPool`; None: a fresh one
-    journal=None,  # where the demonstrations are kept; None: in the folder. Shared journals are only read and extended
+    run: Runner,  # plays, and keeps the episodes
+    folder=None,  # where rows.jsonl and the student's agent.json are kept; None: where the runner keeps its episodes
     threshold: float = 1.0,  # the least score of an episode to learn from
     demos: str = 'keep',  # "keep" or "reset": what happens to demonstrations in the student's prompt
     rounds: int = 0,  # in which tasks are played again
     method: str = 'dagger',  # how: "dagger", "explore" or "rejection"
     seed: int = 0,  # of the episodes
-    train: dict = {},  # fields of `TrainConfig`: epochs, lr, seed, ...; of `RemoteConfig` where a provider trains: epochs, max_dollars, ...
-    progress: bool = True,
+    train: dict = {},  # fields of `TrainConfig` or, at a provider, of `RemoteConfig`: epochs, lr, max_dollars, …
 ) -> Distilled:
-    "The teacher plays the tasks, the student learns from the episodes that reach the threshold, and from what goes wrong in further rounds."
+    "The student learns from what the teacher plays well, and from what goes wrong in further rounds."
     if method not in METHODS:
         raise AgentkitError(f'unknown method {method!r}; known: {", ".join(METHODS)}')
     if not tasks:
         raise AgentkitError('no tasks to learn from')
     if rounds < 0 or len(tasks) <= rounds:
         raise AgentkitError(
-            f'{rounds} rounds with {len(tasks)} tasks: there must be more tasks than rounds, because each round brings new ones'
+            f'{rounds} rounds with {len(tasks)} tasks: there must be more tasks than rounds, '
+            'because each round brings new ones'
         )
-    student, folder, own, costs = _student(student), Path(folder), [], []
-    corrector = None if method == 'rejection' else teacher
-    play = functools.partial(run_many, pool=pool, progress=progress)
-    shown = play(teacher, tasks, seed=seed, journal=journal or folder / 'demonstrations.jsonl')
+    folder = Path(folder or run.folder or tempfile.mkdtemp(prefix='distilled-'))
+    run = run if run.folder else run.replace(folder=folder)
+    agent = _student(student, tasks[0].env)
+    recipe = dict(threshold=threshold, demos=demos, train=train)
+    course = _Course(teacher, tasks, run, folder, method, seed, recipe)
+    distilled = course.explore(agent, rounds) if method == 'explore' else course.iterate(agent, rounds)
+    save_agent(distilled.agent, folder / 'agent.json')
+    base = _named(distilled.agent, course.costs[0]['base'])
+    return dataclasses.replace(distilled, base=base, demonstrations=course.shown, costs=course.costs)
 
-    def learn(agent, n, new, where):
-        made = distill_from(agent, shown[:n] + own, where, threshold, demos, train, corrector)
-        costs.append(_cost(len(costs), new, made))
-        return made
+# %% ../../notebooks/tuning/02_distill.ipynb #c7c88852
+class _Course:
+    "What all rounds of a distillation have in common, and what they cost."
 
-    if method == 'explore':
-        for r in range(1, rounds + 1):
-            own += play(explorer(teacher, seed=r), tasks, seed=seed, journal=folder / 'explored.jsonl')
-        made = learn(student, len(tasks), shown + own, folder)
-    else:
-        made, ends = None, _ends(len(tasks), rounds + (not _trained(student)))
-        if not (rounds and _trained(student)):
-            made = learn(student, ends[1], shown[: ends[1]], folder)
-        for r, (start, end) in enumerate(list(zip(ends, ends[1:]))[-rounds:] if rounds else [], 1):
-            agent = made.agent if made else student
-            played = _own_episodes(
-                agent, teacher, tasks[start:end], play, method, seed, folder / f'round{r}/episodes.jsonl'
+    def __init__(self, teacher, tasks, run, folder, method, seed, recipe):
+        self.teacher, self.tasks, self.run, self.folder = teacher, tasks, run, folder
+        self.method, self.seed, self.recipe, self.costs = method, seed, recipe, []
+        self.correct = 'hints' if isinstance(teacher, Expert) else teacher
+        self.shown = self.run(teacher, tasks, seed=seed)
+
+    def play(self, policy, tasks):
+        "Episodes that are to be corrected; where the expert has to say how, only those in which it did."
+        hints = self.correct == 'hints'
+        played = self.run(policy, tasks, seed=self.seed, hints=hints)
+        return [t for t in played if not hints or any(s.hint for s in t.steps)]
+
+    def learn(self, agent, demonstrations, others, new, folder):
+        distilled = distill_from(agent, demonstrations, folder, others, self.correct, **self.recipe)
+        self.costs.append(_cost(len(self.costs), new, distilled))
+        return distilled
+
+    def explore(self, student, rounds):
+        "The teacher is led astray; all is learned at once."
+        others = [t for r in range(1, rounds + 1) for t in self.play(Explorer(self.teacher, seed=r), self.tasks)]
+        return self.learn(student, self.shown, others, self.shown + others, self.folder)
+
+    def iterate(self, student, rounds):
+        "Each round plays tasks that the student has not learned yet, and learns from everything so far."
+        first, ends = not (rounds and _trained(student)), _ends(len(self.tasks), rounds + (not _trained(student)))
+        parts, own, distilled = [*zip(ends, ends[1:])], [], None
+        if first:
+            part = self.shown[: ends[1]]
+            distilled = self.learn(student, part, [], part, self.folder)
+        for r, (start, end) in enumerate(parts[first:], 1):
+            agent = distilled.agent if distilled else student
+            played = self.own_episodes(agent, self.tasks[start:end])
+            own += played
+            demonstrations, others = (
+                (self.shown[:end], own) if self.method == 'dagger' else (self.shown[:end] + own, [])
             )
-            own += played if method == 'dagger' else _shortest_wins(played, threshold)
-            made = learn(agent, end, shown[start:end] + played, folder / f'round{r}')
-    save_agent(made.agent, folder / 'agent.json')
-    return dataclasses.replace(made, base=_named(made.agent, costs[0]['base']), demonstrations=shown, costs=costs)
+            new = self.shown[start:end] + played
+            distilled = self.learn(agent, demonstrations, others, new, self.folder / f'round{r}')
+        return distilled
+
+    def own_episodes(self, agent, tasks):
+        "What the student plays in a round."
+        if self.method == 'dagger':
+            return self.play(Guided(agent, self.teacher), tasks)
+        drawn = self.run(agent.sampling(temperature=1.0), tasks, samples=TRIES, seed=self.seed)
+        return _shortest_wins(drawn, self.recipe['threshold'])
 
 
 def _ends(n, parts):
@@ -174,26 +190,13 @@ def _ends(n, parts):
 
 def _trained(agent):
     "Has this student learned to play? What stands behind an API is not known to have, unless it was fine-tuned."
-    return (
-        agent.name.startswith('openai/ft:')
-        or agent.name.startswith('local/')
-        and agent.name != 'local/nano'
-        and read_card(model_dir(agent.name))['trained']
-    )
-
-
-def _own_episodes(agent, teacher, tasks, play, method, seed, journal):
-    if method == 'dagger':
-        return play(guided(agent, teacher), tasks, seed=seed, journal=journal)
-    played = []
-    for s in range(seed, seed + TRIES):
-        sampler = agent.deepcopy()
-        sampler.react.lm = agent.react.lm.copy(temperature=1.0, seed=s)
-        played += play(sampler, tasks, seed=s, journal=journal)
-    return played
+    if not agent.name.startswith('local/'):
+        return agent.name.startswith('openai/ft:')
+    return agent.name != 'local/nano' and read_card(model_dir(agent.name))['trained']
 
 
 def _shortest_wins(played, threshold):
+    "The shortest good episode of each task."
     best = {}
     for t in sorted(played, key=lambda t: len(t.steps)):
         if passes(t.score, threshold) and t.termination != 'error':
@@ -201,58 +204,58 @@ def _shortest_wins(played, threshold):
     return list(best.values())
 
 
-def _cost(r, played, made):
+def _cost(r, played, distilled):
+    "What a round has cost."
+    card = distilled.card
     return dict(
         round=r,
-        base=made.card['base'],
+        base=card['base'],
         episodes=len(played),
         won=sum(t.won for t in played),
         steps=sum(len(t.steps) for t in played),
         play_seconds=round(sum(t.seconds for t in played), 1),
         model_calls=sum(t.usage.get('calls', 0) for t in played),
-        rows=made.card['rows'],
-        corrections=made.corrections,
-        tokens=made.card['tokens'],
-        train_seconds=made.card['seconds'],
+        rows=card['rows'],
+        corrections=distilled.corrections,
+        tokens=card['tokens'],
+        train_seconds=card['seconds'],
     )
 
 # %% ../../notebooks/tuning/02_distill.ipynb #eaf7d65c
 def model_card(
-    made: Distilled,
-    report,  # the `Report` of an evaluation of its agent
+    distilled: Distilled,
+    report: Report,  # of an evaluation of its agent
     limits: str = '',  # what a reader has to know before using or quoting it
 ) -> str:
     "A model card (Markdown) from what is recorded: data, recipe, numbers, limits."
-    c, s, i = made.card, report.summary, report.info
-    facts = {
+    card = distilled.card
+    facts = [f'- **{k}**: {v}' for k, v in _facts(distilled, report).items()]
+    kinds = [dict(kind=k['kind'], won=f'{k["wins"]}/{k["n"]}') for k in report.by_kind.to_dict('records')]
+    shown = ('round', 'episodes', 'steps', 'corrections', 'tokens')
+    rounds = [{k: f'{c[k]:,}' for k in shown} for c in distilled.costs]
+    tables = [text for table in (kinds, rounds) if table for text in ('', markdown_table(table))]
+    warning = ['', f'**Limits.** {limits}'] if limits else []
+    return '\n'.join([f'# {card["id"]}', '', *facts, *tables, *warning]) + '\n'
+
+
+def _facts(distilled, report):
+    "What is recorded, in words."
+    c, s, i = distilled.card, report.summary, report.info
+    loss = f'{c["losses"]["first"]:.3f} → {c["losses"]["last"]:.3f}'
+    rate = 'not measured'
+    if s['n']:
+        interval = f'95 % interval {s["ci_low"]:.1%} – {s["ci_high"]:.1%}'
+        rate = (
+            f'{s["wins"]} of {s["n"]} episodes won = {s["success"]:.1%} ({interval}), {s["steps"]:.1f} steps on average'
+        )
+    return {
         'base': c['base'],
-        'data': f'{len(made.demonstrations)} demonstrations, {made.rows} rows, {made.corrections} corrections (digest {c["rows_digest"]})',
-        'training': f'{c["steps"]} steps, {c["tokens"]:,} tokens in the last round, loss {c["losses"]["first"]:.3f} → {c["losses"]["last"]:.3f}, {c["dtype"]} on {c["device"]}',
+        'data': f'{len(distilled.demonstrations)} demonstrations, {distilled.rows} rows, '
+        f'{distilled.corrections} corrections (digest {c["rows_digest"]})',
+        'training': f'{c["steps"]} steps, {c["tokens"]:,} tokens in the last round, loss {loss}, '
+        f'{c["dtype"]} on {c["device"]}',
         'settings': ', '.join(f'{k} {v}' for k, v in c['config'].items()),
         'versions': ', '.join(f'{k} {v}' for k, v in c['versions'].items()),
         'weights': f'sha256 {c["weights_sha256"]}',
-        'measured': f'{i["env"]}/{i["split"]}, {i["max_steps"]} steps: {s["wins"]} of {s["n"]} episodes won = {s["success"]:.1%} (95 % interval {s["ci_low"]:.1%} – {s["ci_high"]:.1%}), {s["steps"]:.1f} steps on average',
+        'measured': f'{i["env"]}/{i["split"]}, {i["max_steps"]} steps: {rate}',
     }
-    kinds = '\n'.join(f'| {k["kind"]} | {k["wins"]}/{k["n"]} |' for k in report.by_kind.to_dict('records'))
-    rounds = '\n'.join(
-        f'| {k["round"]} | {k["episodes"]} | {k["steps"]} | {k["corrections"]} | {k["tokens"]:,} |' for k in made.costs
-    )
-    return (
-        '\n'.join(
-            [
-                f'# {c["id"]}',
-                '',
-                *(f'- **{k}**: {v}' for k, v in facts.items()),
-                '',
-                '| kind | won |',
-                '|---|---|',
-                kinds,
-                '',
-                '| round | episodes | steps | corrections | training tokens |',
-                '|---|---|---|---|---|',
-                rounds,
-                *(['', f'**Limits.** {limits}'] if limits else []),
-            ]
-        )
-        + '\n'
-    )

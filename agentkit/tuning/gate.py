@@ -54,7 +54,9 @@ def read_promotion(
     "The last decision in a folder."
     d = read_json(Path(folder) / 'decision.json')
     check_format(d, 'a decision', FORMAT, VERSION)
-    return Promotion(**fields_of({k: v for k, v in d.items() if k != 'in_use'}, Promotion, 'a decision', FORMAT, VERSION))
+    return Promotion(
+        **fields_of({k: v for k, v in d.items() if k != 'in_use'}, Promotion, 'a decision', FORMAT, VERSION)
+    )
 
 # %% ../../notebooks/tuning/03_gate.ipynb #84257abf
 def promote(
@@ -73,9 +75,7 @@ def promote(
     numbers = compare(reference, student)
     bound = _lower_end(numbers)
     promoted, reason = _decide(numbers['tasks'], bound, margin, superior, least)
-    decision = Promotion(
-        student.policy, reference.policy, promoted, reason, margin, superior, round(bound, 4), numbers
-    )
+    decision = Promotion(student.policy, reference.policy, promoted, reason, margin, superior, round(bound, 4), numbers)
     write_json(Path(folder) / 'decision.json', decision.to_dict())
     return decision
 

@@ -698,12 +698,15 @@ class Optimised:
         return [
             ('episodes', s['episodes'], b['search'][1]),
             ('calls of the prompt model', s['prompt_calls'], b['prompt_calls']),
-            ('dollars', '–', '–') if unknown else ('dollars', f'{s["dollars"]:.2f}', f'{b["dollars"]:.2f} with both evaluations'),
+            ('dollars', '–', '–')
+            if unknown
+            else ('dollars', f'{s["dollars"]:.2f}', f'{b["dollars"]:.2f} with both evaluations'),
         ]
 
     def _repr_markdown_(self):
-        c, failures = self.compare, dict(
-            broken='episodes broke', unjudged='could not be judged', unreadable='proposals could not be read'
+        c, failures = (
+            self.compare,
+            dict(broken='episodes broke', unjudged='could not be judged', unreadable='proposals could not be read'),
         )
         head = (
             f'**{self.method}** for {self.agent.name}: the new prompt is **{self._verdict()}**. '
@@ -711,7 +714,11 @@ class Optimised:
             f'difference {c["difference"]:+.1%} (95 % interval {c["ci_low"]:+.1%} to {c["ci_high"]:+.1%}), '
             f'{c["gained"]} tasks gained, {c["lost"]} lost, p = {c["p"]:.2g}.'
         )
-        table = ['| the search | needed | at most |', '|---|---|---|', *(f'| {a} | {b} | {d} |' for a, b, d in self._needed())]
+        table = [
+            '| the search | needed | at most |',
+            '|---|---|---|',
+            *(f'| {a} | {b} | {d} |' for a, b, d in self._needed()),
+        ]
         prompts = [f'- {k}, {len(p["demos"])} demonstrations: {p["instructions"]}' for k, p in self.prompts.items()]
         failed = [f'{self.spent[k]} {what}' for k, what in failures.items() if self.spent[k]]
         return '\n'.join([head, '', *table, '', *prompts, *(['', *failed] if failed else [])])

@@ -1,53 +1,48 @@
-"Teacher to student through DSPy: real training, real serving, and the ways it must refuse to pretend."
+"Teacher to student: real training, real serving, and the ways it must refuse to pretend."
 
 import json
+from dataclasses import replace
 
-import dspy
 import pytest
 
-from agentkit.agents.programs import ProgramAgent, expert_agent
-from agentkit.agents.saving import student_agent
+from agentkit.agents.programs import Expert, Program
+from agentkit.agents.saving import load_agent, student_agent
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import read_json
-from agentkit.core.types import transcript
-from agentkit.data.rows import call_rows, episode_row, episode_rows, read_rows
-from agentkit.training.dspy_bridge import BootstrapFinetune, Replay
-from agentkit.tuning.distill import distill, distill_from
+from agentkit.data.rows import call_rows, read_rows
 from agentkit.envs.find import list_tasks
-from agentkit.envs.pool import EnvPool
 from agentkit.evals import evaluate
-from agentkit.judges.base import success
 from agentkit.models.find import make_lm
-from agentkit.rollouts import Player, examples, read_trajectories, run_many
 from agentkit.models.serving import stop_servers
 from agentkit.models.store import model_dir, read_card
+from agentkit.rollouts import Runner, read_trajectories
+from agentkit.tuning.distill import distill, distill_from
 
 TASKS = list_tasks('corridor', 'train', 6)
 TRAIN = dict(epochs=30)
+LAZY = Program(lambda state: 'back', 'lazy')
 
 
 @pytest.fixture(scope='module')
-def pool():
-    with EnvPool('corridor', n=2) as p:
-        yield p
+def run():
+    with Runner('corridor', progress=False) as r:
+        yield r
     stop_servers()
 
 
 @pytest.fixture(scope='module')
-def made(pool, tmp_path_factory):
-    return distill(
-        'local/nano',
-        expert_agent('corridor'),
-        TASKS,
-        tmp_path_factory.mktemp('distill'),
-        pool,
-        train=TRAIN,
-        progress=False,
-    )
+def made(run, tmp_path_factory):
+    return distill('local/nano', Expert(), TASKS, run, tmp_path_factory.mktemp('distill'), train=TRAIN)
 
 
-def test_the_student_learns_what_the_expert_does(made, pool):
-    after = evaluate(made.agent, TASKS, pool, progress=False)
+def played(folder, but='expert'):
+    "The episodes in a runner's folder, without those of the teacher."
+    journals = sorted((folder / 'episodes').glob('*.jsonl'))
+    return [t for path in journals for t in read_trajectories(path) if t.policy != but]
+
+
+def test_the_student_learns_what_the_expert_does(made, run):
+    after = evaluate(made.agent, TASKS, run)
     assert after.summary['wins'] == len(TASKS)
     assert after.summary['tokens_in'] > 0 and after.episodes['invalid'].sum() == 0
     losses = made.losses['loss']
@@ -70,65 +65,43 @@ def test_rows_have_provenance_and_train_again_without_playing(made, tmp_path_fac
     assert f'local/{again.id}' == made.agent.name, 'the same rows and settings are the same model'
 
 
-def test_the_folded_rows_are_the_episodes(made):
-    agent = student_agent(None)
-    direct = [episode_row(t, agent.adapter, agent.react.signature) for t in made.demonstrations]
-    calls = [
-        dict(messages=[dict(role=m['role'], content=m['content']) for m in r['messages'][: i + 1]])
-        for r in direct
-        for i, m in enumerate(r['messages'])
-        if m.get('loss')
-    ]
-    strip = lambda rows: sorted(json.dumps(r['messages']) for r in rows)
-    assert strip(episode_rows(calls[::-1])) == strip(direct)
-    assert len(calls) == sum(len(t.steps) for t in made.demonstrations) > len(direct)
+def test_the_student_keeps_its_view_by_its_own_name(tmp_path, monkeypatch, made):
+    from agentkit.testing.corridor import Corridor
+
+    monkeypatch.setattr(Corridor, 'student_view', 'brief')
+    student = distill_from('local/nano', made.demonstrations, tmp_path, train=dict(epochs=1)).agent
+    assert student.adapter.view.name == 'brief'
+    assert read_rows(tmp_path / 'rows.jsonl')[0]['messages'][0]['content'].endswith(' to go')
+    from agentkit.agents.saving import save_agent
+
+    save_agent(student, tmp_path / 'agent.json')
+    assert load_agent(tmp_path / 'agent.json').adapter.view == 'brief'
 
 
-def test_plain_dspy_bootstrap_finetune_works_with_our_provider(pool):
-    "No class of ours in between: DSPy plays the teacher, makes a row a call, and hands them to the provider."
-    student = Player(student_agent(make_lm('local/nano')), TASKS, pool)
-    teacher = Player(expert_agent('corridor'), TASKS, pool)
-    optimizer = dspy.BootstrapFinetune(
-        metric=success, adapter=student.policy.adapter, num_threads=2, train_kwargs=TRAIN
-    )
-    trained = optimizer.compile(student, teacher=teacher, trainset=examples(TASKS))
-    assert trained is student
-    assert evaluate(trained.policy, TASKS, pool, progress=False).summary['wins'] == len(TASKS)
-
-
-def test_no_good_episode_is_an_error_and_trains_nothing(pool, tmp_path):
-    lazy = ProgramAgent(lambda **_: 'back', 'lazy')
+def test_no_good_episode_is_an_error_and_trains_nothing(run, tmp_path):
     with pytest.raises(AgentkitError, match=r'no trajectory reaches a score of 1.0 \(6 loop\)'):
-        distill('local/nano', lazy, TASKS, tmp_path, pool, progress=False)
+        distill('local/nano', LAZY, TASKS, run, tmp_path)
     assert not (tmp_path / 'rows.jsonl').exists()
 
 
-def test_zero_rows_are_an_error_in_plain_dspy_too(pool):
-    student = Player(student_agent(make_lm('local/nano')), TASKS, pool)
-    teacher = Player(ProgramAgent(lambda **_: 'back', 'lazy'), TASKS, pool)
-    optimizer = dspy.BootstrapFinetune(metric=success, adapter=student.policy.adapter, num_threads=2)
-    with pytest.raises(AgentkitError, match='0 calls to train on'):
-        optimizer.compile(student, teacher=teacher, trainset=examples(TASKS))
-
-
-@pytest.mark.parametrize(
-    'score, threshold, kept', [(0.5, 1.0, False), (0.5, 0.5, True), (-1, 0.5, False), (1.0, 1.0, True)]
-)
-def test_the_threshold_is_a_number(pool, score, threshold, kept):
-    import dataclasses
-
-    played = [
-        dataclasses.replace(t, score=score) for t in run_many(expert_agent('corridor'), TASKS[:2], pool, progress=False)
-    ]
-    student = student_agent(make_lm('local/nano'))
-    teacher = Replay(played, student)
-    optimizer = BootstrapFinetune(threshold=threshold, adapter=student.adapter, train_kwargs=dict(epochs=1))
-    compile = lambda: optimizer.compile(Player(student, []), teacher=teacher, trainset=teacher.examples())
+@pytest.mark.parametrize('score, threshold, kept', [(0.5, 1.0, 0), (0.5, 0.5, 2), (0.0, 0.5, 0), (1.0, 1.0, 2)])
+def test_the_threshold_is_a_number(made, tmp_path, score, threshold, kept):
+    episodes = [replace(t, score=score) for t in made.demonstrations[:2]]
+    learn = lambda: distill_from('local/nano', episodes, tmp_path, threshold=threshold, train=dict(epochs=1))
     if kept:
-        assert compile().policy.name.startswith('local/nano-')
+        assert learn().rows == kept
     else:
         with pytest.raises(AgentkitError, match='nothing to train on'):
-            compile()
+            learn()
+
+
+@pytest.mark.parametrize('score', [None, 1.0])
+def test_an_episode_that_broke_off_is_no_demonstration_and_not_corrected(made, tmp_path, score):
+    whole, broken = made.demonstrations[:2], replace(made.demonstrations[2], termination='error', score=score)
+    again = distill_from('local/nano', [*whole, broken], tmp_path, [broken], Expert(), 0.0, train=dict(epochs=1))
+    assert again.rows == 2 and {r['provenance']['task'] for r in read_rows(tmp_path / 'rows.jsonl')} == {
+        t.task.id for t in whole
+    }
 
 
 @pytest.mark.parametrize('demos, turns', [('keep', 1), ('reset', 0)])
@@ -136,95 +109,113 @@ def test_demonstrations_in_the_prompt_are_kept_or_reset(made, tmp_path, demos, t
     student = student_agent(make_lm('local/nano'))
     student.react.demos = [dict(task='A corridor.', trajectory='', possible_actions=['forward'], action='forward')]
     again = distill_from(student, made.demonstrations, tmp_path, demos=demos, train=dict(epochs=1))
-    assert len(again.agent.react.demos) == turns
+    assert len(again.agent.react.demos) == turns and len(student.react.demos) == 1
     row = read_rows(tmp_path / 'rows.jsonl')[0]
     unlearned = [m for m in row['messages'] if m['role'] == 'assistant' and not m['loss']]
     assert len(unlearned) == turns, 'a demonstration in the prompt carries no loss'
 
 
-def test_dagger_learns_the_teachers_answers_in_the_students_states_and_resumes(pool, tmp_path):
-    expert = expert_agent('corridor')
-    wrong = run_many(ProgramAgent(lambda **_: 'back', 'lazy'), TASKS, pool, progress=False)
+def asked_and_learned(path):
+    "Of each learned answer: the prompt that asks for it, and what is said."
+    return {json.dumps(r['messages'][:-1]): r['messages'][-1]['content'] for r in call_rows(read_rows(path))}
+
+
+def as_asked(student, state):
+    "The prompt of a student in a state, as it stands in a row."
+    prompt = student.adapter.at(state).format(student.react.signature, [], student.inputs(state))
+    return json.dumps([{**m, 'loss': False} if m['role'] == 'assistant' else m for m in prompt])
+
+
+class Walker(Program):
+    "A teacher that is no expert: it has to be asked."
+
+    def __init__(self):
+        super().__init__(lambda state: 'forward', 'walker')
+
+
+@pytest.mark.parametrize('teacher', [Expert(), Walker()], ids=['hints', 'asked'])
+def test_dagger_learns_the_teachers_answers_in_the_students_states_and_resumes(teacher, run, tmp_path):
+    wrong = run(LAZY, TASKS)
     student = distill_from('local/nano', wrong, tmp_path / 'wrong', threshold=0.0, train=dict(epochs=4)).agent
-    run = lambda: distill(student, expert, TASKS, tmp_path, pool, rounds=1, train=dict(epochs=1), progress=False)
-    made = run()
-    own = read_trajectories(tmp_path / 'round1/episodes.jsonl')
-    assert {t.policy for t in own} == {f'{student.name} guided by expert'} and all(t.won for t in own), (
-        'the teacher finishes'
-    )
-    wanted = {
-        (t.intro, transcript((s.action, s.observation) for s in t.steps[:i])): expert(
-            task=t.intro,
-            trajectory=transcript((s.action, s.observation) for s in t.steps[:i]),
-            possible_actions=list(s.admissible),
-        ).action
-        for t in own
-        for i, s in enumerate(t.steps)
-    }
+    again = lambda: distill(student, teacher, TASKS, run, tmp_path, rounds=1, train=dict(epochs=1))
+    made = again()
+    own = played(tmp_path, teacher.name)
+    assert {t.policy for t in own} == {f'{student.name} guided by {teacher.name}'}
+    assert all(t.won for t in own), 'the teacher finishes'
+    assert all(bool(s.hint) == (teacher.name == 'expert') for t in own for s in t.steps)
     assert all(t.steps[0].action == 'back' for t in own)
-    agent = student_agent(None)
-    learned = {
-        json.dumps(r['messages'][:-1]): r['messages'][-1]['content']
-        for r in call_rows(read_rows(tmp_path / 'round1/rows.jsonl'))
-    }
-    for (intro, told), action in wanted.items():
-        prompt = agent.adapter.format(agent.react.signature, [], dict(task=intro, trajectory=told, possible_actions=[]))
-        asked = json.dumps([{**m, 'loss': False} if m['role'] == 'assistant' else m for m in prompt])
-        assert learned[asked] == action
+    learned = asked_and_learned(tmp_path / 'round1/rows.jsonl')
+    for t in own:
+        for k in range(len(t.steps)):
+            assert learned[as_asked(student, t.state(k))] == 'forward'
     assert made.corrections > 0 and made.costs[0]['rows'] == made.rows
-    assert run().agent.name == made.agent.name and len(read_trajectories(tmp_path / 'round1/episodes.jsonl')) == len(
-        TASKS
-    ), 'the second call plays nothing and trains nothing'
+    assert again().agent.name == made.agent.name
+    assert len(played(tmp_path, teacher.name)) == len(TASKS), 'the second call plays nothing and trains nothing'
 
 
-def test_a_new_student_plays_what_it_has_not_learned_yet(pool, tmp_path):
-    made = distill(
-        'local/nano', expert_agent('corridor'), TASKS, tmp_path, pool, rounds=1, train=dict(epochs=1), progress=False
-    )
-    assert sorted(t.task.id for t in read_trajectories(tmp_path / 'round1/episodes.jsonl')) == sorted(
-        t.id for t in TASKS[3:]
-    )
-    assert [c['rows'] for c in made.costs][0] == 3 and {
-        r['provenance']['task'] for r in read_rows(tmp_path / 'round1/rows.jsonl')
-    } == {t.id for t in TASKS}
+def test_a_new_student_plays_what_it_has_not_learned_yet(run, tmp_path):
+    made = distill('local/nano', Expert(), TASKS, run, tmp_path, rounds=1, train=dict(epochs=1))
+    assert {t.task.id for t in played(tmp_path)} == {t.id for t in TASKS[3:]} == {t.task.id for t in made.others}
+    assert made.costs[0]['rows'] == 3
+    assert {r['provenance']['task'] for r in read_rows(tmp_path / 'round1/rows.jsonl')} == {t.id for t in TASKS}
 
 
-def test_rejection_sampling_keeps_the_shortest_win_of_a_task(pool, tmp_path):
-    made = distill(
-        'local/nano',
-        expert_agent('corridor'),
-        TASKS,
-        tmp_path,
-        pool,
-        rounds=1,
-        method='rejection',
-        train=dict(epochs=8),
-        progress=False,
-    )
-    own = read_trajectories(tmp_path / 'round1/episodes.jsonl')
-    assert {t.seed for t in own} == {0, 1, 2, 3} and len(own) == 4 * 3
-    learned = [
-        r['provenance'] for r in read_rows(tmp_path / 'round1/rows.jsonl') if r['provenance']['policy'] != 'expert'
-    ]
-    for p in learned:
+def test_rejection_sampling_keeps_the_shortest_win_of_a_task(run, tmp_path):
+    made = distill('local/nano', Expert(), TASKS, run, tmp_path, rounds=1, method='rejection', train=dict(epochs=8))
+    own = played(tmp_path)
+    assert {t.sample for t in own} == {0, 1, 2, 3} and {t.seed for t in own} == {0} and len(own) == 4 * 3
+    rows = [r['provenance'] for r in read_rows(tmp_path / 'round1/rows.jsonl')]
+    for p in [p for p in rows if p['policy'] != 'expert']:
         assert p['score'] == 1 and p['steps'] == min(len(t.steps) for t in own if t.task.id == p['task'] and t.won)
     assert made.corrections == 0
 
 
-def test_a_student_that_has_learned_before_plays_first(made, pool, tmp_path):
-    again = distill(
-        made.agent, expert_agent('corridor'), TASKS, tmp_path, pool, rounds=1, train=dict(epochs=1), progress=False
-    )
+def test_exploring_asks_no_student(run, tmp_path):
+    made = distill('local/nano', Expert(), TASKS, run, tmp_path, rounds=2, method='explore', train=dict(epochs=1))
+    own = played(tmp_path)
+    assert {t.policy for t in own} == {'expert+0.25-1', 'expert+0.25-2'} and len(own) == 2 * len(TASKS)
+    astray = [s for t in own for s in t.steps if s.action != s.hint.action]
+    learned = asked_and_learned(tmp_path / 'rows.jsonl')
+    assert astray and made.corrections > 0 and set(learned.values()) == {'forward'}
+
+
+SHY = """from agentkit.testing.corridor import Corridor
+class Shy(Corridor):
+    def expert(self): return None if self.doors == 3 else super().expert()
+"""
+
+
+def test_where_the_expert_gives_up_nothing_is_corrected(tmp_path, monkeypatch):
+    (tmp_path / 'shy.py').write_text(SHY)
+    monkeypatch.syspath_prepend(tmp_path)
+    tasks, settings = [replace(t, env='shy:Shy') for t in TASKS], dict(rounds=1, method='explore', train=dict(epochs=1))
+    with Runner('shy:Shy', tmp_path, progress=False) as shy:
+        made = distill('local/nano', Expert(), tasks, shy, **settings)
+    given_up = tasks[2].id
+    assert {t.task.id for t in made.others} == {t.id for t in tasks} - {given_up}
+    assert given_up not in {r['provenance']['task'] for r in read_rows(tmp_path / 'rows.jsonl')}
+
+
+def test_a_student_that_has_learned_before_plays_first(made, run, tmp_path):
+    again = distill(made.agent, Expert(), TASKS, run, tmp_path, rounds=1, train=dict(epochs=1))
     assert [c['base'] for c in again.costs] == [made.agent.name.removeprefix('local/')]
-    assert {t.policy for t in read_trajectories(tmp_path / 'round1/episodes.jsonl')} == {
-        f'{made.agent.name} guided by expert'
-    }
+    assert {t.policy for t in played(tmp_path)} == {f'{made.agent.name} guided by expert'}
 
 
-def test_a_wrong_student_fails_before_anybody_plays(pool, tmp_path):
+def test_what_a_runner_has_kept_is_shared(run, tmp_path):
+    keeping = run.replace(folder=tmp_path)
+    demonstrations = keeping(Expert(), TASKS)
+    made = distill('local/nano', Expert(), TASKS, keeping, tmp_path / 'student', train=dict(epochs=1))
+    assert made.demonstrations == demonstrations and not (tmp_path / 'student/episodes').exists()
+    assert sorted(p.name for p in (tmp_path / 'student').iterdir()) == ['agent.json', 'rows.jsonl']
+
+
+def test_a_wrong_student_fails_before_anybody_plays(run, tmp_path):
     with pytest.raises(AgentkitError, match='no-such-model'):
-        distill('local/no-such-model', expert_agent('corridor'), TASKS, tmp_path, pool)
-    assert not (tmp_path / 'demonstrations.jsonl').exists()
+        distill('local/no-such-model', Expert(), TASKS, run, tmp_path)
+    with pytest.raises(AgentkitError, match='lazy has no weights to train'):
+        distill(LAZY, Expert(), TASKS, run, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_wrong_training_settings_are_named(made, tmp_path):

@@ -8,32 +8,23 @@ import pytest
 
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import read_json
-from agentkit.core.types import Task, Trajectory
-from agentkit.tuning.gate import promote
+from agentkit.core.types import Observation, Task, Trajectory
 from agentkit.evals import Report, episode_table, read_report
+from agentkit.tuning.gate import promote, read_promotion
 
 INFO = dict(env='corridor', split='held out', repeats=1, seed=0, max_steps=9)
 
 
-def measured(policy, won, n=100, **info):
-    "A report in which the tasks with these numbers are won."
-    return Report(
-        policy,
-        episode_table(
-            [
-                Trajectory(
-                    Task(f'{i:03d}', 'corridor', 'walk'),
-                    policy,
-                    0,
-                    '',
-                    (),
-                    *(('won', 1.0) if i in won else ('lost', 0.0)),
-                )
-                for i in range(n)
-            ]
-        ),
-        {**INFO, **info},
-    )
+def measured(policy, won, n=100, broken=(), **info):
+    "A report in which the tasks with these numbers are won, and some episodes broke off."
+
+    def episode(i):
+        task, first = Task(f'{i:03d}', 'corridor', 'walk'), Observation('A corridor.')
+        if i in broken:
+            return Trajectory(task, policy, first, termination='error', error='the model is gone')
+        return Trajectory(task, policy, first, termination='won' if i in won else 'lost', score=float(i in won))
+
+    return Report(policy, episode_table([episode(i) for i in range(n)]), {**INFO, **info})
 
 
 def test_the_same_wins_replace_the_reference_and_the_file_says_so(tmp_path):
@@ -46,6 +37,7 @@ def test_the_same_wins_replace_the_reference_and_the_file_says_so(tmp_path):
         and saved['numbers']['tasks'] == 100
         and saved['margin'] == 0.1
     )
+    assert read_promotion(tmp_path) == d
     assert [p.name for p in tmp_path.iterdir()] == ['decision.json'], 'written whole, with nothing beside it'
 
 
@@ -114,12 +106,27 @@ def test_what_was_measured_otherwise_is_not_compared(tmp_path, student, message)
     assert not (tmp_path / 'decision.json').exists()
 
 
+def test_a_few_episodes_that_broke_off_are_no_losses(tmp_path):
+    d = promote(measured('small', range(80), broken=[3, 4]), measured('large', range(80)), tmp_path)
+    assert d.promoted and d.numbers['difference'] == 0 and d.numbers['tasks'] == 98
+
+
+@pytest.mark.parametrize('who', ['small', 'large'])
+def test_nobody_is_promoted_for_breaking_off(who, tmp_path):
+    reports = {
+        name: measured(name, range(80), broken=range(90, 93) if name == who else ()) for name in ('small', 'large')
+    }
+    with pytest.raises(AgentkitError, match=f'3 of 100 episodes of {who} are not measured: evaluate it again'):
+        promote(reports['small'], reports['large'], tmp_path)
+    assert not (tmp_path / 'decision.json').exists()
+
+
 def test_a_margin_that_makes_no_sense_and_a_file_that_is_no_decision(tmp_path):
     reports = measured('small', range(50)), measured('large', range(50))
     with pytest.raises(AgentkitError, match='margin is a loss'):
         promote(*reports, tmp_path, margin=10)
     (tmp_path / 'decision.json').write_text('{}')
-    with pytest.raises(AgentkitError, match='is not a decision'):
+    with pytest.raises(AgentkitError, match='not a decision: format is None'):
         promote(*reports, tmp_path)
 
 
@@ -128,7 +135,7 @@ def test_a_report_survives_the_disk(tmp_path):
     r.save(tmp_path)
     assert read_report(tmp_path).to_dict() == r.to_dict()
     (tmp_path / 'report.json').write_text('{"format": "other"}')
-    with pytest.raises(AgentkitError, match='is not a report'):
+    with pytest.raises(AgentkitError, match='not a report'):
         read_report(tmp_path)
 
 

@@ -491,6 +491,12 @@ def test_another_search_in_the_same_folder_is_another_search(corridor, tmp_path)
     assert not run('Hurry.').kept and run(RULE).kept
 
 
+def test_the_model_may_be_the_one_in_the_context(corridor):
+    with dspy.context(lm=RemoteLM('openai/teacher', engine=Engine())):
+        made = optimize(Agent(), corridors(4), corridors(3, 'seen'), corridor, 'bootstrap', shown_by=Expert())
+    assert made.kept and made.spent['calls'] == made.spent['broken'] == 0 and made.agent.react.lm is None
+
+
 def test_an_episode_that_is_started_twice_is_played_once():
     ledger, played, found, together = _Ledger(None), [], [], threading.Barrier(3)
 
