@@ -30,8 +30,8 @@ def json_fields(reply: str) -> dict:
         return {}
     import json_repair
 
-    found = json_repair.loads(reply[reply.index('{') :])
-    return {str(k).lower(): v for k, v in found.items()} if isinstance(found, dict) else {}
+    value = json_repair.loads(reply[reply.index('{') :])
+    return {str(k).lower(): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 
 def _nearest(lines, known):

@@ -7,7 +7,7 @@ __all__ = ['write_bytes', 'write_text', 'write_json', 'read_json', 'locked', 'Jo
            'digest', 'rng']
 
 # %% ../../notebooks/core/03_store.ipynb #7e4edfd1
-import contextlib, contextvars, dataclasses, fcntl, hashlib, json, os, random, tempfile
+import contextlib, contextvars, dataclasses, fcntl, hashlib, json, os, random, secrets
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -18,16 +18,15 @@ def write_bytes(path, content: bytes) -> Path:
     "Write the file whole or not at all."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    tmp = path.with_name(f'.{path.name}.{secrets.token_hex(6)}')
     try:
-        with os.fdopen(fd, 'wb') as f:
+        with open(tmp, 'xb') as f:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(tmp, 0o644)
         os.replace(tmp, path)
     except BaseException:
-        Path(tmp).unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
         raise
     return path
 
@@ -45,10 +44,12 @@ def write_json(path, obj) -> Path:
 def read_json(path):
     "The object in a JSON file; a missing or broken file is named."
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_bytes())
     except FileNotFoundError as e:
         raise AgentkitError(f'{path} does not exist') from e
-    except json.JSONDecodeError as e:
+    except OSError as e:
+        raise AgentkitError(f'{path} cannot be read: {e.strerror}') from e
+    except (ValueError, RecursionError) as e:
         raise AgentkitError(f'{path} is not JSON: {e}') from e
 
 # %% ../../notebooks/core/03_store.ipynb #b7e8121c
@@ -66,7 +67,7 @@ def locked(
 def _is_json(line):
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -83,22 +84,24 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, 'a+b') as f:
             fcntl.flock(f, fcntl.LOCK_EX)
-            self._end_last_line(f)
+            self._mend_end(f)
             f.write(line)
             f.flush()
             os.fsync(f.fileno())
 
     @staticmethod
-    def _end_last_line(f):
-        "A last line that is JSON gets its newline; one that was torn is removed."
+    def _mend_end(f):
+        "A last line without a newline gets one when it is whole, and goes when it is torn."
         end = f.seek(0, os.SEEK_END)
-        f.seek(max(0, end - 1))
-        if f.read(1) in (b'', b'\n'):
+        if not end:
+            return
+        f.seek(end - 1)
+        if f.read(1) == b'\n':
             return
         f.seek(0)
-        start = f.read().rfind(b'\n') + 1
-        f.seek(start)
-        if _is_json(f.read()):
+        content = f.read()
+        start = content.rfind(b'\n') + 1
+        if _is_json(content[start:]):
             f.write(b'\n')
         else:
             f.truncate(start)
@@ -108,12 +111,13 @@ class Journal:
         if not self.path.exists():
             return []
         *lines, last = self.path.read_bytes().split(b'\n')
-        lines += [last] * _is_json(last)
+        if _is_json(last):
+            lines.append(last)
         out = []
         for i, line in enumerate(lines, 1):
             try:
                 out.append(json.loads(line))
-            except ValueError as e:
+            except (ValueError, RecursionError) as e:
                 raise AgentkitError(f'{self.path} line {i} is not JSON: {e}') from e
         return out
 
