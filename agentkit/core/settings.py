@@ -23,6 +23,7 @@ def root() -> Path:
 # %% ../../notebooks/core/02_settings.ipynb #cb1a9c08
 DEFAULTS = dict(
     paths=dict(results='results', figures='figures', data='data'),
+    environments=dict(default='alfworld'),
     models=dict(teacher='expert', student='nano', judge='', backend='llama.cpp'),
     sweeps=dict(jobs='1'),
     tracking=dict(mlflow='off'),
@@ -48,9 +49,9 @@ def _check_section(section, where):
 def _read_ini(path):
     ini = configparser.ConfigParser(interpolation=None)
     try:
-        ini.read(path, encoding='utf-8-sig')
-    except (configparser.Error, UnicodeDecodeError) as e:
-        raise AgentkitError(f'{path} cannot be read: {e}') from e
+        ini.read_string(path.read_text('utf-8-sig') if path.is_file() else '')
+    except (configparser.Error, UnicodeDecodeError, OSError) as e:
+        raise AgentkitError(f'{path} cannot be read: {" ".join(str(e).split())}') from e
     return ini
 
 # %% ../../notebooks/core/02_settings.ipynb #5e3e1285
