@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'root', 'section', 'settings', 'path_of', 'without_keys']
 
 # %% ../../notebooks/core/02_settings.ipynb #90820dd4
-import configparser, difflib, os, re
+import configparser, difflib, functools, os, re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -40,10 +40,14 @@ def _check_key(section, key, known, where):
 
 def _check_section(section, where):
     "A section is one of the kit's, or has the name of an environment, which checks its keys when it is used."
-    others = [e.name for e in entry_points(group='agentkit.envs')]
-    if section not in (*DEFAULTS, *others) and ':' not in section:
-        known = ', '.join([*DEFAULTS, *others])
+    if section not in DEFAULTS and ':' not in section and section not in _environments():
+        known = ', '.join([*DEFAULTS, *_environments()])
         raise AgentkitError(f'{where}: unknown section [{section}]; known: {known}')
+
+
+@functools.cache
+def _environments():
+    return [e.name for e in entry_points(group='agentkit.envs')]
 
 
 def _read_ini(path):
@@ -60,8 +64,12 @@ def section(
     defaults: Mapping[str, str],  # key → value
 ) -> dict[str, str]:
     "Key → value of one section: from the defaults, then `settings.ini`, then `AGENTKIT_<SECTION>_<KEY>` variables."
-    path, out = root() / 'settings.ini', dict(defaults)
-    ini = _read_ini(path)
+    path = root() / 'settings.ini'
+    return _section(_read_ini(path), path, name, defaults)
+
+
+def _section(ini, path, name, defaults):
+    out = dict(defaults)
     for key, value in ini.items(name) if ini.has_section(name) else ():
         _check_key(name, key, defaults, path)
         out[key] = value
@@ -71,9 +79,10 @@ def section(
 def settings() -> dict[str, dict[str, str]]:
     "Section → key → value, of the kit's own sections; a section that nobody reads is an error."
     path = root() / 'settings.ini'
-    for name in _read_ini(path).sections():
+    ini = _read_ini(path)
+    for name in ini.sections():
         _check_section(name, path)
-    return {name: section(name, defaults) for name, defaults in DEFAULTS.items()}
+    return {name: _section(ini, path, name, defaults) for name, defaults in DEFAULTS.items()}
 
 # %% ../../notebooks/core/02_settings.ipynb #dee35fa9
 def path_of(

@@ -7,7 +7,7 @@ __all__ = ['GROUP', 'environments', 'target_of', 'resolve', 'find_env', 'make_en
            'env_settings', 'identity']
 
 # %% ../../notebooks/envs/02_find.ipynb #a33f311a
-import difflib, importlib, inspect
+import difflib, functools, importlib, inspect
 from importlib.metadata import entry_points
 from ..core.errors import AgentkitError
 from ..core.settings import section
@@ -21,6 +21,11 @@ GROUP = 'agentkit.envs'
 
 def environments() -> dict[str, str]:
     "Name → `module:Class` of every registered environment."
+    return dict(_registered())
+
+
+@functools.cache
+def _registered():
     return {e.name: e.value for e in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
 
 
