@@ -47,7 +47,7 @@ class Done:
     text: str  # without
     failed: bool = False  # exit code 1
 
-# %% ../notebooks/cli.ipynb #555eced9
+# %% ../notebooks/cli.ipynb #67429d81
 JSON = inspect.Parameter('json', inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
 
 
@@ -85,7 +85,7 @@ def _option(p, help):
     about = Parameter(
         help=f'{help} ({", ".join([*known, names.others])})' if names.others else help,
         choices=known if known and not names.others else None,
-        show_default=default is not False and default != (),
+        show_default=default is not None and default is not False and default != (),
         negative=(),
     )
     kind = p.POSITIONAL_ONLY if p.kind is p.POSITIONAL_OR_KEYWORD else p.kind
@@ -558,7 +558,7 @@ def _dropped(report):
     counts = {f: sum(d['filter'] == f for d in report.dropped) for f in report.filters}
     return ', '.join(f'{f} dropped {n}' for f, n in counts.items())
 
-# %% ../notebooks/cli.ipynb #604e0ec1
+# %% ../notebooks/cli.ipynb #ddf831aa
 @command
 def sweep(
     plan: Path,  # a YAML file: experiment, notebook, fixed, cells, grid, report
@@ -584,22 +584,10 @@ def sweep(
     if dry_run:
         listed = [dict(run=c.run, params=c.params) for c in cells]
         return Done(dict(cells=listed), '\n'.join(f'{c.run}  {c.label}' for c in cells))
-    table = sweep(cells, jobs, fresh, progress=not json)
-    if wanted:
-        _collect_done(every, cells)
+    table = sweep(cells, jobs, fresh, progress=not json, plan=every)
     failed = int((table['status'] != 'ok').sum())
     report = _draw(planned) if planned.get('report') and failed < len(table) else {}
     return _swept(planned['experiment'], table, failed, report)
-
-
-def _collect_done(every, cells):
-    "The tables hold all that is finished, not only what has just been run."
-    from agentkit.research.sweeps import collect
-
-    done = {c.run: (c.folder / 'result.json').is_file() for c in every}
-    listed = [c for c in every if done[c.run] or c in cells]
-    failed = dict(status='failed', error='see its run.ipynb')
-    collect(listed, [dict(status='ok') if done[c.run] else failed for c in listed])
 
 
 def _swept(experiment, table, failed, report):
