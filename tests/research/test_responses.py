@@ -290,12 +290,12 @@ def lab(tmp_path_factory):
         yield SimpleNamespace(
             data=data,
             base=make_nano(training_rows(data), size='tiny', vocabulary=320),
-            tasks=asked_back(data, tmp_path_factory.mktemp('asked') / 'lab.jsonl'),
+            tasks=as_tasks(data, tmp_path_factory.mktemp('lab') / 'lab.jsonl'),
         )
         stop_servers()
 
 
-def asked_back(data, path):
+def as_tasks(data, path):
     "What was prepared for training, as tasks: it is a data set of questions and answers."
     write_text(path, '\n'.join(json.dumps(e) for e in data['examples']))
     columns = dict(data=str(path), question='input', answer='output', kind='task_type')
@@ -312,7 +312,9 @@ def measured(lab, *args, **kwargs):
 
 def test_the_rows_are_those_of_the_experts_episodes(lab, run):
     "What is prepared by hand, and what the pipeline makes of demonstrations, is the same conversation."
-    demonstrated = {r['provenance']['task']: r['messages'] for r in rows(run(Expert(), lab.tasks), chat_agent(lab.base))}
+    demonstrated = {
+        r['provenance']['task']: r['messages'] for r in rows(run(Expert(), lab.tasks), chat_agent(lab.base))
+    }
     by_question = {t.data['question']: demonstrated[t.id] for t in lab.tasks}
     assert len(by_question) == 12
     for row in training_rows(lab.data):

@@ -29,7 +29,7 @@ def _json_rows(path):
             continue
         try:
             row = json.loads(line)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise AgentkitError(f'{path} line {i} is not JSON: {e}') from e
         if not isinstance(row, dict):
             raise AgentkitError(f'{path} line {i} is not an object with columns, but {str(row)[:40]!r}')

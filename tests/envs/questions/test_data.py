@@ -12,7 +12,7 @@ from agentkit.envs.questions.scoring import normal
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -29,15 +29,15 @@ def texts(questions):
 # reading
 
 
-def test_jsonl_with_columns_of_its_own(here):
-    path = lines(here / 'own.jsonl', dict(Q=' One? ', A=[1, 'uno'], topic='n'), '', dict(Q='Two?', A=2.5, part='dev'))
+def test_jsonl_with_columns_of_its_own(folder):
+    path = lines(folder / 'own.jsonl', dict(Q=' One? ', A=[1, 'uno'], topic='n'), '', dict(Q='Two?', A=2.5, part='dev'))
     one, two = read_questions(path, question='Q', answer='A', kind='topic', split='part')
     assert (one.text, one.answers, one.kind, one.split) == ('One?', ('1', 'uno'), 'n', '')
     assert (two.answers, two.split, two.where) == (('2.5',), 'dev', f'{path} line 3')
 
 
-def test_csv_with_a_mark_quotes_and_lines(here):
-    path = here / 'a.csv'
+def test_csv_with_a_mark_quotes_and_lines(folder):
+    path = folder / 'a.csv'
     path.write_text('\ufeffquestion,answer,scoring\r\n"What is\r\n1,000 + 1?","1,001",numeric\r\nB?,b,\r\n')
     a, b = read_questions(str(path))
     assert a.text == 'What is\n1,000 + 1?' and a.answers == ('1,001',) and a.scoring == 'numeric'
@@ -48,6 +48,7 @@ def test_csv_with_a_mark_quotes_and_lines(here):
     'name, text, error',
     [
         ('a.jsonl', '{"question": "A?", "answer": "a"}\n{"question": "B?"', 'a.jsonl line 2 is not JSON'),
+        ('a.jsonl', '[' * 100_000, 'a.jsonl line 1 is not JSON'),
         ('a.jsonl', '[1, 2]', 'a.jsonl line 1 is not an object'),
         ('a.jsonl', '{"question": "", "answer": "a"}', "a.jsonl line 1: no question in 'question'; its columns are: q"),
         ('a.jsonl', '{"q": "A?"}', "a.jsonl line 1: no question in 'question'; its columns are: q"),
@@ -59,16 +60,16 @@ def test_csv_with_a_mark_quotes_and_lines(here):
         ('a.txt', 'A?', 'a.txt is neither .jsonl nor .csv'),
     ],
 )
-def test_what_is_wrong_is_named_by_its_line(here, name, text, error):
-    (here / name).write_text(text)
+def test_what_is_wrong_is_named_by_its_line(folder, name, text, error):
+    (folder / name).write_text(text)
     with pytest.raises(AgentkitError, match=error):
         read_questions(name)
 
 
-def test_no_file_and_no_text(here):
+def test_no_file_and_no_text(folder):
     with pytest.raises(AgentkitError, match='none.jsonl does not exist'):
         read_questions('none.jsonl')
-    (here / 'latin.csv').write_bytes('question,answer\nWo?,Zürich\n'.encode('latin-1'))
+    (folder / 'latin.csv').write_bytes('question,answer\nWo?,Zürich\n'.encode('latin-1'))
     with pytest.raises(AgentkitError, match='latin.csv is not UTF-8'):
         read_questions('latin.csv')
 
@@ -97,29 +98,29 @@ def test_what_can_be_scored():
 
 
 @pytest.fixture
-def datasets(here, monkeypatch):
+def datasets(folder, monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     return pytest.importorskip('datasets')
 
 
-def test_a_folder_as_the_hub_lays_it_out(datasets, here):
+def test_a_folder_as_the_hub_lays_it_out(datasets, folder):
     for split in ('train', 'test'):
-        (here / 'shop').mkdir(exist_ok=True)
-        lines(here / f'shop/{split}.jsonl', *[dict(question=f'{split} {i}?', answer=str(i)) for i in range(3)])
-    parts = divided(read_questions(str(here / 'shop')))
+        (folder / 'shop').mkdir(exist_ok=True)
+        lines(folder / f'shop/{split}.jsonl', *[dict(question=f'{split} {i}?', answer=str(i)) for i in range(3)])
+    parts = divided(read_questions(str(folder / 'shop')))
     assert texts(parts['train']) == ['train 0?', 'train 1?', 'train 2?']
-    assert [q.where for q in parts['valid']][:1] == [f'{here}/shop test row 1'] and len(parts['valid']) == 3
+    assert [q.where for q in parts['valid']][:1] == [f'{folder}/shop test row 1'] and len(parts['valid']) == 3
 
 
-def test_a_saved_data_set_with_and_without_splits(datasets, here):
+def test_a_saved_data_set_with_and_without_splits(datasets, folder):
     rows = datasets.Dataset.from_list([dict(question=f'{i}?', answer=i) for i in range(10)])
-    rows.save_to_disk(here / 'one')
-    assert {q.split for q in read_questions(str(here / 'one'))} == {''}
-    rows.train_test_split(0.5, seed=0).save_to_disk(here / 'two')
-    assert {q.split for q in read_questions(str(here / 'two'))} == {'train', 'test'}
+    rows.save_to_disk(folder / 'one')
+    assert {q.split for q in read_questions(str(folder / 'one'))} == {''}
+    rows.train_test_split(0.5, seed=0).save_to_disk(folder / 'two')
+    assert {q.split for q in read_questions(str(folder / 'two'))} == {'train', 'test'}
 
 
-def test_a_data_set_that_is_not_there(datasets, here):
+def test_a_data_set_that_is_not_there(datasets, folder):
     with pytest.raises(AgentkitError, match='nobody/nothing cannot be read as a data set: '):
         read_questions('nobody/nothing')
 

@@ -71,6 +71,12 @@ def test_an_environment_is_used_again():
     env.close()
 
 
+def test_it_keeps_what_an_environment_promises():
+    check = pytest.importorskip('agentkit.envs.check').check_env
+    for options in ({}, dict(attempts=3, scoring='contains'), dict(scoring='judged')):
+        assert check(ENV, **options).ok, str(check(ENV, **options))
+
+
 # what is seen
 
 
@@ -179,7 +185,7 @@ def test_a_decision_holds_the_probabilities_of_its_tokens(server_lm):
 
 
 def test_only_who_is_asked_for_probabilities_says_them(server_lm):
-    plain, asked = (student_agent(server_lm(**given), 'bare') for given in ({}, dict(logprobs=True)))
-    a, b = (run_episode(agent, Questions(), task()).steps[0].decision for agent in (plain, asked))
+    plain, sure = (student_agent(server_lm(**given), 'bare') for given in ({}, dict(logprobs=True)))
+    a, b = (run_episode(agent, Questions(), task()).steps[0].decision for agent in (plain, sure))
     assert a.action == b.action and a.logprobs == () != b.logprobs
-    assert plain.id != asked.id, 'an episode without them does not answer for one with them'
+    assert plain.id != sure.id, 'an episode without them does not answer for one with them'
