@@ -155,7 +155,7 @@ PLAYERS = 'a model such as local/nano or openai/gpt-4o-mini, or the file of a sa
 Policy = Annotated[str, Names(_policies, PLAYERS)]
 PLAYED = Setting('environments', 'default')
 
-# %% ../notebooks/cli.ipynb #b439bee8
+# %% ../notebooks/cli.ipynb #baec6ce1
 def pairs(
     texts: Iterable[str],  # name=value
     read: Callable | None = None,  # text -> value; None: as YAML, where 3 is a number and on is true
@@ -171,9 +171,12 @@ def pairs(
 
 def _runner(env, option, max_steps, workers=1, parallel=None, progress=False):
     "Who plays; it has no folder yet."
+    from agentkit.envs.find import check_options, find_env
     from agentkit.rollouts import Limits, Runner
 
-    return Runner(env, None, Limits(max_steps=max_steps), workers, parallel, progress=progress, **pairs(option))
+    options = pairs(option)
+    check_options(find_env(env), options)
+    return Runner(env, None, Limits(max_steps=max_steps), workers, parallel, progress=progress, **options)
 
 
 def _folder(out, *parts):
@@ -184,18 +187,22 @@ def _folder(out, *parts):
         return folder
 
 
+def _plain(text):
+    "Markdown for a terminal."
+    return str(text).replace('**', '')
+
+
 def _content(path):
     "What is in a saved agent: another prompt plays other episodes, though the model's name is the same."
     path = Path(path.partition('@')[0])
     return path.read_text() if path.is_file() else ''
 
-# %% ../notebooks/cli.ipynb #7945db49
+# %% ../notebooks/cli.ipynb #5a2701df
 @command
 def env_list():
     "List the environments and what each has."
     cards = {name: _card(name) for name in _environments()}
-    text = [f'{name}: ' + '\n'.join(f'{k}  {v}' for k, v in card.items() if v) for name, card in cards.items()]
-    return Done(cards, '\n\n'.join(text))
+    return Done(cards, '\n'.join(line for name, card in cards.items() for line in [name, *_lines(card)]))
 
 
 def _card(name):
@@ -210,6 +217,13 @@ def _card(name):
         return dict(error=f'{type(e).__name__}: {e}')
     about = dict(about=inspect.getdoc(kind) or '', splits=[*kind.splits], views=views, options=options)
     return dict(about, settings={**kind.settings}, kinds={**kind.labels}, extra=kind.extra)
+
+
+def _lines(card):
+    for key, value in card.items():
+        values = [f'{k}={v}' for k, v in value.items()] if isinstance(value, dict) else value
+        if values:
+            yield f'  {key:9} {values if isinstance(values, str) else ", ".join(values)}'
 
 
 @command
@@ -304,7 +318,7 @@ def _ask(state):
             numbered = words.isdigit() and hasattr(actions, 'options') and int(words) < len(listed)
             return listed[int(words)] if numbered else actions.read(words)
 
-# %% ../notebooks/cli.ipynb #8d7c7704
+# %% ../notebooks/cli.ipynb #0d704b7f
 @command
 def evaluate(
     *,
@@ -333,7 +347,7 @@ def evaluate(
         out = _folder(out, 'evaluate', run.id, listed[0].split, player.id, ids, repeats, samples, seed, max_steps)
         report = evaluate(player, listed, run.replace(folder=out), repeats, samples, seed)
     report.save(out)
-    return Done({**report.to_dict(), 'out': str(out)}, f'{report}\n\n{out}', failed=not report.trusted)
+    return Done({**report.to_dict(), 'out': str(out)}, f'{_plain(report)}\n\n{out}', failed=not report.trusted)
 
 # %% ../notebooks/cli.ipynb #89f5e375
 @command
@@ -384,7 +398,7 @@ def distill(
         f'\nagentkit evaluate --env {env} --policy {name}{address}',
     )
 
-# %% ../notebooks/cli.ipynb #13feac71
+# %% ../notebooks/cli.ipynb #3006f581
 @command
 def optimize(
     *,
@@ -420,9 +434,9 @@ def optimize(
         train, others = listed[:tasks], listed[tasks:]
         result = optimize(agent, train, others, run.replace(folder=out), method, prompt_model, seed=seed, **chosen)
     follow = f'agentkit evaluate --env {env} --policy {out / "program.json"}'
-    return Done({**result.to_dict(), 'out': str(out)}, f'{result}\n\n{follow}')
+    return Done({**result.to_dict(), 'out': str(out)}, f'{_plain(result)}\n\n{follow}')
 
-# %% ../notebooks/cli.ipynb #91fd7fcc
+# %% ../notebooks/cli.ipynb #cf4178d7
 @command
 def promote(
     student: Path,  # folder that `evaluate` wrote
@@ -437,7 +451,7 @@ def promote(
     from agentkit.tuning.gate import promote
 
     decision = promote(read_report(student), read_report(reference), out, margin, superior)
-    return Done({**decision.to_dict(), 'out': str(out)}, decision._repr_markdown_().replace('**', ''))
+    return Done({**decision.to_dict(), 'out': str(out)}, _plain(decision._repr_markdown_()))
 
 
 @command
