@@ -16,6 +16,7 @@ class View:
 
     name = 'full'
     instructed = True  # does the agent's instruction stand before the conversation?
+    grows = True  # do more steps only add messages? A class that does not say so itself is not taken to promise it
 
     def messages(self, state: State) -> list[dict]:
         "The episode as a conversation: role and content of each message, the last one the user's."
