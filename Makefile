@@ -23,7 +23,7 @@ slow: $(INSTALLED) ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow
 
 bench: $(INSTALLED) ## measure speed beside the usual ways, into results/bench (a quarter of an hour)
-	@$(BIN)/python -m agentkit.bench
+	@$(BIN)/python -m bench
 
 export: $(INSTALLED) ## notebooks -> package, cleaned
 	@$(BIN)/nbdev-clean && $(BIN)/nbdev-export

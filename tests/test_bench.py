@@ -4,51 +4,48 @@ import json, os
 
 import pytest
 
-from agentkit import bench
-from agentkit.agents.programs import expert_agent
-from agentkit.bench import (
-    Compared,
+from agentkit.agents.programs import Expert
+from agentkit.core.actions import Choice
+from agentkit.core.errors import AgentkitError
+from agentkit.core.types import Observation
+from agentkit.data.rows import call_rows
+from agentkit.envs.alfworld import engine as alfworld_engine
+from agentkit.envs.alfworld.environment import AlfWorld
+from agentkit.envs.pool import EnvPool
+from agentkit.models.serving import LocalLM
+from agentkit.rollouts import Runner
+from agentkit.training.trainer import TrainConfig
+from bench import __main__ as command
+from bench.compared import Compared, read_summary, record, table
+from bench.environment import Pair, StockEnv, memory, walk
+from bench.figure import NAMES, bench_figure
+from bench.games import bench_games, empty_data, forget, variable
+from bench.rollouts import (
     CountingEngine,
-    Pair,
+    GuidedAgent,
     PlainAgent,
-    StockEnv,
-    bench_figure,
-    call_rows,
     cpu_seconds,
     decisions,
-    empty_data,
+    figures,
     limit,
-    memory,
-    padding,
-    read_summary,
-    record,
     replay,
     rollout_table,
-    rows_of,
-    table,
-    told,
-    variable,
-    walk,
 )
-from agentkit.core.errors import AgentkitError
-from agentkit.envs.alfworld.environment import AlfWorld
-from agentkit.envs.base import Observation
-from agentkit.envs.pool import EnvPool
-from agentkit.rollouts import run_many
-from agentkit.training.trainer import TrainConfig
+from bench.training import padding, rows_of
 
 
 @pytest.fixture(autouse=True)
 def built(results, monkeypatch, tmp_path):
     "Built games, whatever this machine has."
     monkeypatch.delenv('ALFWORLD_DATA', raising=False)
-    monkeypatch.setenv('AGENTKIT_PATHS_ALFWORLD', '')
+    monkeypatch.setenv('AGENTKIT_ALFWORLD_DATA', '')
 
 
 @pytest.fixture(scope='module')
 def demos(own_folders):
-    with variable('ALFWORLD_DATA', ''), variable('AGENTKIT_PATHS_ALFWORLD', ''):
-        return run_many(expert_agent('alfworld'), bench.bench_games(2)[0], progress=False)
+    with variable('ALFWORLD_DATA', ''), variable('AGENTKIT_ALFWORLD_DATA', ''):
+        with Runner('alfworld', workers=1, progress=False) as run:
+            return run(Expert(), bench_games(2)[0])
 
 
 def compared(plain=6.0, ours=2.0):
@@ -102,12 +99,13 @@ def test_the_ways_to_play_beside_the_limit():
 
 
 @pytest.mark.parametrize(
-    'field, value', [('text', 'Nothing'), ('actions', ('look',)), ('done', True), ('won', True), ('reward', 1.0)]
+    'field, value',
+    [('text', 'Nothing'), ('actions', Choice(('look',))), ('done', True), ('score', 1.0), ('reward', 1.0)],
 )
 def test_any_difference_is_an_error(field, value):
     class One:
         def __init__(self, **changed):
-            self.seen = Observation(**{**dict(text='A room.', actions=('go', 'look')), **changed})
+            self.seen = Observation(**{**dict(text='A room.', actions=Choice(('go', 'look'))), **changed})
 
         def step(self, action):
             return self.seen
@@ -140,7 +138,7 @@ def test_the_two_are_asked_in_turn():
 def test_a_walk_books_every_opening_and_step():
     with empty_data():
         pair = Pair(StockEnv(), AlfWorld())
-        walk(pair, bench.bench_games(1)[0][0], 4)
+        walk(pair, bench_games(1)[0][0], 4)
         pair.close()
     counts = {what: len(spent) for what, spent in pair.spent.items()}
     assert (
@@ -150,14 +148,13 @@ def test_a_walk_books_every_opening_and_step():
 
 
 def test_the_first_opening_is_really_the_first(monkeypatch):
-    from agentkit.envs import engine
-
+    engine = alfworld_engine
     made, translated = [], engine._translate
     monkeypatch.setattr(engine, '_translate', lambda *a: made.append(1) or translated(*a))
     with empty_data():
-        task, env = bench.bench_games(1)[0][0], AlfWorld()
+        task, env = bench_games(1)[0][0], AlfWorld()
         for n in (1, 2):
-            bench.forget()
+            forget()
             env.reset(task)
             assert len(made) == n
         engine.translate.cache_clear()
@@ -174,7 +171,7 @@ def test_the_data_folder_is_given_back(monkeypatch):
 
 
 def test_memory_is_measured_in_another_process():
-    held = memory('agentkit.envs.alfworld:AlfWorld', bench.bench_games(1)[0], 3)
+    held = memory('agentkit.envs.alfworld.environment:AlfWorld', bench_games(1)[0], 3)
     assert list(held) == ['mb_after_1', 'mb_after_3', 'mb_after_6', 'mb_an_episode']
     assert all(held[k] > 1 for k in list(held)[:3])
 
@@ -182,7 +179,7 @@ def test_memory_is_measured_in_another_process():
 def test_decisions_replay_the_episodes(demos):
     known = decisions(demos)
     assert len(known) == sum(len(t.steps) for t in demos)
-    assert [known[t.intro, ''] for t in demos] == [t.steps[0].action for t in demos]
+    assert [known[t.first.text, ''] for t in demos] == [t.steps[0].action for t in demos]
     assert replay(demos) > 0
 
 
@@ -226,12 +223,10 @@ class Canned(CountingEngine):
 
 
 def played(demos):
-    from agentkit.models.serving import LocalLM
-
     engine = Canned()
     policy = PlainAgent(LocalLM('local/none', engine=engine), decisions(demos))
-    with EnvPool('alfworld', 1) as pool:
-        return engine, run_many(policy, [t.task for t in demos], pool, progress=False)
+    with Runner('alfworld', workers=1, progress=False) as run:
+        return engine, run(policy, [t.task for t in demos])
 
 
 def test_the_plain_way_plays_the_same_episodes(demos):
@@ -239,7 +234,7 @@ def test_the_plain_way_plays_the_same_episodes(demos):
     assert [[s.action for s in t.steps] for t in episodes] == [[s.action for s in t.steps] for t in demos]
     prompt = engine.asked.messages[-1].text
     assert len(engine.asked.messages) == 1 and '[[ ## trajectory ## ]]' in prompt and 'think: ' in prompt
-    way = told(episodes, 60.0, engine, {})
+    way = figures(episodes, 60.0, engine, {})
     assert (way['episodes_a_minute'], way['calls'], way['tokens_sent'], way['cache_hit_rate']) == (
         2.0,
         len(engine.timings),
@@ -252,15 +247,15 @@ def test_counts_that_disagree_and_lost_episodes_are_errors(demos):
     engine, episodes = played(demos)
     engine.timings[0]['cache_n'] += 1
     with pytest.raises(AgentkitError, match='DSPy counted'):
-        told(episodes, 60.0, engine, {})
+        figures(episodes, 60.0, engine, {})
     known = decisions(demos)
-    known.pop((demos[0].intro, ''))
-    policy = bench.GuidedAgent(None, known)
-    policy.student = lambda **inputs: None
-    with EnvPool('alfworld', 1) as pool:
-        lost = run_many(policy, [demos[0].task], pool, progress=False)
+    known.pop((demos[0].first.text, ''))
+    policy = GuidedAgent(None, known)
+    policy.student = Expert()
+    with Runner('alfworld', workers=1, progress=False) as run:
+        lost = run(policy, [demos[0].task])
     with pytest.raises(AgentkitError, match='1 of 1 episodes were not won.*KeyError'):
-        told(lost, 60.0, engine, {})
+        figures(lost, 60.0, engine, {})
 
 
 def test_the_limit_is_the_sum_of_its_parts(monkeypatch):
@@ -292,9 +287,9 @@ def test_parts_run_in_a_folder_of_their_own_and_are_recorded(monkeypatch, result
         folders.append(os.environ['AGENTKIT_PATHS_DATA'])
         return dict(env_step_speedup=compared()), dict(n=len(tasks))
 
-    monkeypatch.setitem(bench.RUN, 'env', part)
+    monkeypatch.setitem(command.RUN, 'env', part)
     record('training', dict(train_tokens_ratio=compared()), {})
-    assert bench.main(['env', '--games', '2']) == 0
+    assert command.main(['env', '--games', '2']) == 0
     summary = read_summary()
     assert summary['parts']['env']['games'] == 'built by the kit' and summary['parts']['env']['n'] == 2
     assert summary['train_tokens_ratio'] == 3.0 and not os.path.exists(folders[0])
@@ -302,14 +297,14 @@ def test_parts_run_in_a_folder_of_their_own_and_are_recorded(monkeypatch, result
 
 
 def test_wrong_parts_cost_one_line(capsys):
-    assert bench.main(['speed']) == 2
+    assert command.main(['speed']) == 2
     assert 'unknown part speed; known: env, rollouts, training' in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_all_parts_on_small_games():
     pytest.importorskip('trl')
-    summary = bench.bench(games=2)
-    assert set(summary['figures']) == set(bench.NAMES)
+    summary = command.bench(games=2)
+    assert set(summary['figures']) == set(NAMES)
     ways = summary['parts']['rollouts']['ways']
     assert len({(w['calls'], w['won']) for w in ways.values()}) == 1

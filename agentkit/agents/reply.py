@@ -7,6 +7,7 @@ __all__ = ['read_reply']
 
 # %% ../../notebooks/agents/01_reply.ipynb #3f750328
 from ..core.actions import Actions, Choice, json_fields
+from ..core.store import utf8
 from ..core.types import THOUGHT, Decision
 
 # %% ../../notebooks/agents/01_reply.ipynb #cab2cd4c
@@ -25,6 +26,7 @@ def read_reply(
     actions: Actions,  # what is possible
 ) -> Decision:
     "The decision in a reply; what means no action is the action as it was said, and will be refused."
+    reply = utf8(reply)  # what no server can be sent again is no part of an episode
     if isinstance(actions, Choice) and reply in actions.options:
         return Decision(reply)
     thought = _thought(reply, actions)

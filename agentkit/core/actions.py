@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from .errors import AgentkitError
+from .store import utf8
 
 # %% ../../notebooks/core/04_actions.ipynb #7fc84ddf
 NEAR = 0.85  # the least similarity of a slip of the pen
@@ -30,8 +31,8 @@ def json_fields(reply: str) -> dict:
         return {}
     import json_repair
 
-    found = json_repair.loads(reply[reply.index('{') :])
-    return {str(k).lower(): v for k, v in found.items()} if isinstance(found, dict) else {}
+    value = utf8(json_repair.loads(reply[reply.index('{') :]))
+    return {str(k).lower(): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 
 def _nearest(lines, known):

@@ -17,8 +17,8 @@ def root() -> Path:
     "The project folder: `AGENTKIT_ROOT`, else the nearest upwards with a `settings.ini`, else the working directory."
     if 'AGENTKIT_ROOT' in os.environ:
         return Path(os.environ['AGENTKIT_ROOT']).resolve()
-    here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p / 'settings.ini').is_file()), here)
+    folder = Path.cwd()
+    return next((p for p in (folder, *folder.parents) if (p / 'settings.ini').is_file()), folder)
 
 # %% ../../notebooks/core/02_settings.ipynb #cb1a9c08
 DEFAULTS = dict(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THOUGHT', 'TERMINATIONS', 'FORMAT', 'VERSION', 'Task', 'Hint', 'Observation', 'observation', 'Decision', 'Step',
-           'said', 'transcript', 'turns', 'State', 'Trajectory', 'episode_key', 'trajectory']
+           'said', 'decision', 'transcript', 'turns', 'State', 'Trajectory', 'episode_key', 'trajectory']
 
 # %% ../../notebooks/core/05_types.ipynb #72539972
 import dataclasses
@@ -94,6 +94,14 @@ THOUGHT = 'think: '  # how a thought stands in a transcript and in a conversatio
 def said(decision: Decision) -> str:
     "A decision as text: the action, or the thought of one that only thinks."
     return f'{THOUGHT}{decision.thought}' if decision.thinks else decision.action
+
+
+def decision(
+    text: str,  # as `said` writes it
+) -> Decision:
+    "The decision in a text."
+    thinks = text.startswith(THOUGHT.strip())
+    return Decision(thought=text.removeprefix(THOUGHT.strip()).strip()) if thinks else Decision(text)
 
 
 def _moved(line):
@@ -230,12 +238,6 @@ def episode_key(environment: str, task: Task, policy_id: str, limits: dict, seed
     return digest(environment, dataclasses.asdict(task), policy_id, limits, seed, sample, n=24)
 
 # %% ../../notebooks/core/05_types.ipynb #7d209e1c
-def _decision(text):
-    "A decision of format 1."
-    thinks = text.startswith('think:')
-    return dict(action='', thought=text.removeprefix('think:').strip()) if thinks else dict(action=text)
-
-
 def _from_version_1(d):
     "The same episode in format 2."
     admissible = [dict(choice=s.get('admissible', ())) for s in d['steps']]
@@ -246,7 +248,7 @@ def _from_version_1(d):
         end = dict(reward=float(won), done=won, score=float(won)) if i == last else {}
         seen = dict(text=s['observation'], actions=actions, **end)
         kept = {k: s[k] for k in ('valid', 'seconds') if k in s}
-        steps.append(dict(decision=_decision(s['action']), observation=seen, **kept))
+        steps.append(dict(decision=dataclasses.asdict(decision(s['action'])), observation=seen, **kept))
     own = {k: v for k, v in d.items() if k not in ('intro', 'steps', 'version')}
     return {**own, 'version': 2, 'first': first, 'steps': steps, 'score': None if d.get('error') else d.get('score')}
 

@@ -6,12 +6,12 @@
 __all__ = ['LOGS', 'PLAN', 'from_log', 'plan_prompt', 'from_plans']
 
 # %% ../../notebooks/data/06_logs.ipynb #ab1006f3
-import csv, io, json
+import json
 from pathlib import Path
 from ..core.errors import AgentkitError
 from ..core.store import digest
 from .formats import FORMATS
-from .records import Record, _mark, make_record
+from .records import Record, entries, make_record, step_mark
 
 # %% ../../notebooks/data/06_logs.ipynb #60551e4d
 _ROLES = {
@@ -29,45 +29,60 @@ def _text(content):
     return content or ''
 
 
+def _json(text, what):
+    try:
+        return json.loads(text)
+    except ValueError as e:
+        raise AgentkitError(f'{what} not JSON: {text[:80]}') from e
+
+
+def _call(call):
+    "A call of a tool as the action of a `ToolCall`."
+    name, arguments = call['name'], call['arguments'] or {}
+    if isinstance(arguments, str):
+        arguments = _json(arguments, f'the arguments of {name} are')
+    if not isinstance(arguments, dict):
+        raise AgentkitError(f'the arguments of {name} are no object: {str(arguments)[:80]}')
+    return json.dumps(dict(tool=name, arguments=arguments), ensure_ascii=False)
+
+
+def _content(m, role):
+    "The text of a message, and its calls, a line each."
+    text = _text(m.get('content', m.get('value')))
+    if role == 'function_call':
+        return _call(_json(text, 'a function call is'))
+    calls = [c['function'] for c in m.get('tool_calls') or ()]
+    old = [m['function_call']] if m.get('function_call') else []  # the form before tools
+    return '\n'.join(t for t in (text, *map(_call, [*calls, *old])) if t)
+
+
 def _message(m):
     "A message of any tool as role and text; a tool's result is something the assistant is told."
     role = m.get('role') or m.get('from')
     if role not in _ROLES:
         raise AgentkitError(f'the role {role!r} is unknown; known: {", ".join(_ROLES)}')
-    calls = [
-        json.dumps(dict(name=c['function']['name'], arguments=c['function']['arguments']), ensure_ascii=False)
-        for c in m.get('tool_calls') or ()
-    ]
-    content = '\n'.join(t for t in (_text(m.get('content', m.get('value'))), *calls) if t)
-    return dict(
-        role=_ROLES[role],
-        content=content,
-        **({'loss': bool(m.get('weight', 1))} if _ROLES[role] == 'assistant' else {}),
-    )
+    message = dict(role=_ROLES[role], content=_content(m, role))
+    return {**message, 'loss': bool(m.get('weight', 1))} if message['role'] == 'assistant' else message
 
 
-def _answers(found):
+def _answers(response):
     "The answer in a response: of the OpenAI API, or a list of texts."
-    if isinstance(found, dict) and 'body' in found:
-        found = found['body']
-    if isinstance(found, dict) and 'choices' in found:
-        return [_message(found['choices'][0]['message'])]
-    if isinstance(found, list) and found:
-        found = found[0]['text'] if isinstance(found[0], dict) else found[0]
-    return [dict(role='assistant', content=found)] if isinstance(found, str) else []
+    if isinstance(response, dict) and 'body' in response:
+        response = response['body']
+    if isinstance(response, dict) and 'choices' in response:
+        return [_message(response['choices'][0]['message'])]
+    if isinstance(response, list) and response:
+        response = response[0]['text'] if isinstance(response[0], dict) else response[0]
+    return [dict(role='assistant', content=response)] if isinstance(response, str) else []
 
 # %% ../../notebooks/data/06_logs.ipynb #d42a3ecf
 def _chat(d):
-    asked = d.get('request') or d.get('inputs') or d
-    asked = asked.get('body', asked)
-    told = asked.get('messages') or [dict(role='user', content=asked['prompt'])]
-    return [
-        {
-            **d,
-            'messages': [_message(m) for m in told]
-            + _answers(d if 'choices' in d else d.get('outputs') or d.get('response')),
-        }
-    ]
+    "A chat, or a request with its response."
+    request = d.get('request') or d.get('inputs') or d
+    request = request.get('body', request)
+    messages = request.get('messages') or [dict(role='user', content=request['prompt'])]
+    response = d if 'choices' in d else d.get('outputs') or d.get('response')
+    return [{**d, 'messages': [*map(_message, messages), *_answers(response)]}]
 
 
 def _sharegpt(d):
@@ -80,20 +95,11 @@ def _alpaca(d):
 
 def _mlflow(d):
     "Each call of a model in a trace: a span that was given messages, or a prompt, and gave an answer."
+    trace, keys = d.get('info', {}).get('trace_id', ''), ('spanType', 'spanInputs', 'spanOutputs', 'llm.model')
     for span in d['data']['spans']:
-        kind, asked, said, model = (
-            _value(span['attributes'].get(f'mlflow.{k}'))
-            for k in ('spanType', 'spanInputs', 'spanOutputs', 'llm.model')
-        )
-        if kind in ('CHAT_MODEL', 'LLM') and said and {'messages', 'prompt'} & set(asked):
-            yield from _chat(
-                dict(
-                    inputs=asked,
-                    outputs=said,
-                    model=model or asked.get('model'),
-                    trace=d.get('info', {}).get('trace_id', ''),
-                )
-            )
+        kind, request, response, model = (_value(span['attributes'].get(f'mlflow.{k}')) for k in keys)
+        if kind in ('CHAT_MODEL', 'LLM') and response and {'messages', 'prompt'} & set(request):
+            yield from _chat(dict(inputs=request, outputs=response, model=model or request.get('model'), trace=trace))
 
 
 def _value(attribute):
@@ -103,35 +109,14 @@ def _value(attribute):
 LOGS = dict(openai=_chat, dspy=_chat, sharegpt=_sharegpt, alpaca=_alpaca, mlflow=_mlflow, csv=None)
 
 # %% ../../notebooks/data/06_logs.ipynb #2c872620
-def _entries(path, format):
-    "Where, and what: a line that is still to be read, a row of a table, or an object."
-    try:
-        text = Path(path).read_text(encoding='utf-8-sig')
-    except FileNotFoundError as e:
-        raise AgentkitError(f'{path} does not exist') from e
-    except UnicodeDecodeError as e:
-        raise AgentkitError(f'{path} is not UTF-8 text: {e}') from e
-    if format == 'csv':
-        table = csv.DictReader(io.StringIO(text))
-        return [(f'line {table.line_num}', row) for row in table]
-    if text.lstrip()[:1] == '[' or Path(path).suffix == '.json':
-        try:
-            whole = json.loads(text)
-        except ValueError as e:
-            raise AgentkitError(f'{path} is not JSON: {e}') from e
-        return [(f'entry {i}', d) for i, d in enumerate(whole if isinstance(whole, list) else [whole], 1)]
-    return [(f'line {i}', line) for i, line in enumerate(text.split('\n'), 1) if line.strip()]
-
-
 def _columns(d, columns):
     "A row of a table as a dictionary for `make_record`."
     if None in d:
         raise AgentkitError('more cells than the table has columns')
     missing = [c for c in columns.values() if d.get(c) is None]
     if missing:
-        raise AgentkitError(
-            f'no column {missing[0]!r}, or no cell in it; the columns are: {", ".join(k for k in d if k)}'
-        )
+        present = ', '.join(k for k in d if k)
+        raise AgentkitError(f'no column {missing[0]!r}, or no cell in it; the columns are: {present}')
     picked = {k: d[c] for k, c in columns.items()}
     return {k: float(v) if k in ('score', 'rating') and v else v or None for k, v in picked.items()}
 
@@ -146,24 +131,19 @@ def from_log(
     "The examples in a log of another tool."
     if format not in LOGS:
         raise AgentkitError(f'unknown format {format!r}; known: {", ".join(LOGS)}')
-    out = []
-    for where, d in _entries(path, format):
+    read = LOGS[format] or (lambda d: [_columns(d, columns or dict(input='input', output='output'))])
+    records = []
+    for where, d in entries(path, format):
         try:
-            d = json.loads(d) if isinstance(d, str) else d
-            read = (
-                [_columns(d, columns or dict(input='input', output='output'))] if format == 'csv' else LOGS[format](d)
-            )
-            out += [make_record({**r, **facts}, 'log', file=Path(path).name, where=where) for r in read]
+            examples = read(json.loads(d) if isinstance(d, str) else d)
+            records += [make_record({**x, **facts}, 'log', file=Path(path).name, where=where) for x in examples]
         except (AgentkitError, KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
-            said = (
-                f'{path} {where}: {e}'
-                if isinstance(e, AgentkitError)
-                else f'{path} {where} is not an entry of format {format}: {e!r}'
-            )
+            known = isinstance(e, AgentkitError)
+            reason = f'{path} {where}: {e}' if known else f'{path} {where} is not an entry of format {format}: {e!r}'
             if malformed is None:
-                raise AgentkitError(said) from e
-            malformed.append(said)
-    return out
+                raise AgentkitError(reason) from e
+            malformed.append(reason)
+    return records
 
 # %% ../../notebooks/data/06_logs.ipynb #2fa11c9e
 PLAN = ('context_information_summary', 'thoughts', 'task', 'selected_tool')
@@ -175,43 +155,37 @@ def plan_prompt(
     tools: dict | None = None,  # name → description; None: they are not listed
 ) -> str:
     "The prompt for the next step of a planner."
-    parts = {
-        'User request': request,
-        **({'Tools': '\n'.join(f'{k}: {v}' for k, v in tools.items())} if tools else {}),
-        'Context information': '\n\n'.join(f'Task: {t}\nResult: {found}' for t, found in done)
-        or '<no previous steps available>',
-    }
-    return '\n\n'.join(f'{name}: \n\n```\n{text}\n```' for name, text in parts.items()) + '\n\nPlan the next step.'
+    steps = '\n\n'.join(f'Task: {task}\nResult: {result}' for task, result in done)
+    listed = {'Tools': '\n'.join(f'{k}: {v}' for k, v in tools.items())} if tools else {}
+    context = {'Context information': steps or '<no previous steps available>'}
+    parts = {'User request': request, **listed, **context}
+    return '\n\n'.join([f'{name}: \n\n```\n{text}\n```' for name, text in parts.items()] + ['Plan the next step.'])
+
+
+def _plan_mark(i, steps, ratings):
+    "What is thought of a step: its worst rating; of the last one, which answers, the answer's."
+    of_steps = ratings.get('steps', [])
+    if i < len(of_steps):
+        return step_mark(of_steps[i])
+    return dict(step_rating=ratings.get('final_answer_rating') if i == len(steps) - 1 else None)
 
 
 def from_plans(
     request: str,
     steps: list[dict],  # {"plan": {…}, "result": …}
-    ratings: dict
-    | None = None,  # {"steps": [{"task_rating": …, "tool_rating": …, "result_rating": …}], "final_answer_rating": …}
+    ratings: dict | None = None,  # {"steps": [{"task_rating": …, "tool_rating": …}, …], "final_answer_rating": …}
     tools: dict | None = None,  # as in `plan_prompt`
     **provenance,  # task, seed, policy, ...
 ) -> list[Record]:
     "A record a step of a planner; `rating` is the answer's, `step_rating` in the provenance the step's worst."
-    final, out = (ratings or {}).get('final_answer_rating'), []
+    ratings, about, records = ratings or {}, {'task': digest(request), **provenance, 'steps': len(steps)}, []
     for i, s in enumerate(steps):
         missing = [k for k in PLAN if k not in s['plan']]
         if missing:
             raise AgentkitError(f'step {i + 1} of {request[:60]!r} has no {missing[0]} in its plan')
-        told = plan_prompt(request, [(x['plan']['task'], x['result']) for x in steps[:i]], tools)
-        said = [_mark(x) for x in (ratings or {}).get('steps', [])[i : i + 1]] or [
-            dict(step_rating=final if i == len(steps) - 1 else None)
-        ]
-        origin = {'task': digest(request), **provenance, 'step': i, 'steps': len(steps), **said[0]}
-        out.append(
-            Record(
-                (dict(role='user', content=told),),
-                json.dumps({k: s['plan'][k] for k in PLAN}, ensure_ascii=False),
-                s['plan']['selected_tool'],
-                'rollout',
-                None,
-                final,
-                origin,
-            )
-        )
-    return out
+        prompt = plan_prompt(request, [(x['plan']['task'], x['result']) for x in steps[:i]], tools)
+        plan = json.dumps({k: s['plan'][k] for k in PLAN}, ensure_ascii=False)
+        origin = {**about, 'step': i, **_plan_mark(i, steps, ratings)}
+        question, kind = dict(role='user', content=prompt), s['plan']['selected_tool']
+        records.append(Record((question,), plan, kind, 'rollout', None, ratings.get('final_answer_rating'), origin))
+    return records

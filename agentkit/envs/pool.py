@@ -11,7 +11,7 @@ from ..core.errors import AgentkitError
 from ..core.settings import without_keys
 from ..core.types import Hint, Observation, Task, observation
 from .base import views_of
-from .find import find_env, identity, make_env
+from .find import check_options, find_env, identity, make_env
 
 # %% ../../notebooks/envs/03_pool.ipynb #c9368a05
 class WorkerError(AgentkitError):
@@ -19,9 +19,7 @@ class WorkerError(AgentkitError):
 
 
 def _launch(target, options):
-    path = os.pathsep.join(
-        os.getcwd() if p == '' else p for p in sys.path
-    )  # what can be imported here can be imported there
+    path = os.pathsep.join(p or os.getcwd() for p in sys.path)  # what can be imported here can be imported there
     return subprocess.Popen(
         [sys.executable, '-m', 'agentkit.envs.worker', str(os.getpid()), target, json.dumps(options)],
         stdin=subprocess.PIPE,
@@ -83,9 +81,7 @@ class Worker:
             if request:
                 self._write(request)
             return self._read_reply(method, timeout)
-        except (
-            BaseException
-        ):  # also an interrupt: an answer that is still on its way must not be taken for the next one
+        except BaseException:  # also an interrupt: a late answer must not be taken for the next one
             self._close(grace=0)
             raise
 
@@ -176,6 +172,9 @@ class Served:
     def __init__(self, env, options):
         self.env = make_env(env, **options)
 
+    def tasks(self, split, n, seed):
+        return [dataclasses.asdict(t) for t in self.env.tasks(split, n, seed)]
+
     def reset(self, task, seed):
         return self.env.reset(Task(**task), seed).to_dict()
 
@@ -202,6 +201,9 @@ class Remote:
 
     def __init__(self, worker, pool):
         self._worker, self._timeout, self.id, self.all_views = worker, pool.timeout, pool.id, pool.views
+
+    def tasks(self, split: str, n: int | None = None, seed: int = 0) -> list[Task]:
+        return [Task(**t) for t in self._ask('tasks', split, n, seed)]
 
     def reset(self, task: Task, seed: int = 0) -> Observation:
         return observation(self._ask('reset', dataclasses.asdict(task), seed))
@@ -239,8 +241,12 @@ class EnvPool:
     ):
         if n < 1:
             raise AgentkitError(f'a pool needs at least one worker, not {n}')
+        kind = find_env(env)
+        if kind.__module__ == '__main__':
+            raise AgentkitError(f'{env} is defined in a notebook, where no worker can import it: move it to a .py file')
+        check_options(kind, options)
         self.env, self.n, self.timeout = env, n, timeout
-        self.id, self.views = identity(env, options), views_of(find_env(env))
+        self.id, self.views = identity(env, options), views_of(kind)
         self._options = dict(env=env, options=options)
         self._lock, self._closed, self._workers, self._free = threading.Lock(), False, set(), queue.LifoQueue()
         for _ in range(n):

@@ -13,19 +13,27 @@ from pathlib import Path
 from ..core.errors import AgentkitError, need
 from ..core.store import rng
 from ..core.types import Task
+from .find import environments
 
 # %% ../../notebooks/envs/04_tasks.ipynb #0dd0d49d
 def task_from_dict(
     d: dict,  # one row: `id` is needed, unknown keys go to `data`
-    env: str,  # the environment that plays it
+    env: str,  # the environment that plays it, where the row names none
     split: str = '',  # used when the row names none
 ) -> Task:
     "The task in one row of a data set."
-    if not d.get('id'):
+    if not isinstance(d, dict):
+        raise AgentkitError(f'a task is a JSON object with an "id", not {str(d)[:40]!r}')
+    if d.get('id') in (None, ''):
         raise AgentkitError(f'a task needs an id; this row has only: {", ".join(d) or "nothing"}')
+    data, own = d.get('data', {}), d.get('env', env)
+    if not isinstance(data, dict):
+        raise AgentkitError(f'"data" of a task is a JSON object, not {data!r}')
+    if own != env and own not in environments():  # data does not choose which code runs
+        raise AgentkitError(f'a row may name {env!r} or a registered environment, not {own!r}')
     known = {k: str(d[k]) for k in ('id', 'kind', 'split') if k in d}
-    data = {**d.get('data', {}), **{k: v for k, v in d.items() if k not in ('id', 'env', 'kind', 'split', 'data')}}
-    return Task(**{'split': split, **known}, env=d.get('env', env), data=data)
+    more = {k: v for k, v in d.items() if k not in ('id', 'env', 'kind', 'split', 'data')}
+    return Task(**{'split': split, **known}, env=own, data={**data, **more})
 
 # %% ../../notebooks/envs/04_tasks.ipynb #dab5a4ce
 def read_tasks(
@@ -38,14 +46,26 @@ def read_tasks(
     if not path.is_file():
         raise AgentkitError(f'{path} does not exist; expected a JSONL file, one task a line')
     tasks = []
-    for i, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            tasks.append(task_from_dict(json.loads(line), env, split))
-        except (ValueError, AttributeError, AgentkitError) as e:
-            raise AgentkitError(f'{path} line {i}: {e}') from e
+    for i, line in enumerate(path.read_bytes().split(b'\n'), 1):
+        if line.strip():
+            tasks.append(_read_row(line, env, split, f'{path} line {i}'))
     return check_tasks(tasks, str(path))
+
+
+def _read_row(line, env, split, where):
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as e:
+        raise AgentkitError(f'{where} is not JSON: {e}') from e
+    return _named(row, env, split, where)
+
+
+def _named(row, env, split, where):
+    "The task in a row; an error says where the row is."
+    try:
+        return task_from_dict(row, env, split)
+    except AgentkitError as e:
+        raise AgentkitError(f'{where}: {e}') from e
 
 
 def check_tasks(
@@ -71,22 +91,21 @@ def hub_tasks(
     rows = need('datasets', 'hub').load_dataset(path, split=split)
     if id_column and id_column not in rows.column_names:
         raise AgentkitError(f'{path} has no column {id_column!r}; it has: {", ".join(rows.column_names)}')
-    return check_tasks(
-        [
-            task_from_dict({**r, 'id': str(r[id_column]) if id_column else f'{split}/{i:06d}'}, env, split)
-            for i, r in enumerate(rows)
-        ],
-        path,
-    )
+    tasks = []
+    for i, row in enumerate(rows):
+        name = str(row[id_column]) if id_column else f'{split}/{i:06d}'
+        tasks.append(_named({**row, 'id': name}, env, split, f'{path} row {i}'))
+    return check_tasks(tasks, path)
 
 # %% ../../notebooks/envs/04_tasks.ipynb #6ba5196a
 def preview(tasks: list[Task], n: int = 5):
     "The first tasks as a table."
     import pandas as pd
 
-    return pd.DataFrame(
-        [dict(id=t.id, kind=t.kind, split=t.split, **{k: str(v)[:60] for k, v in t.data.items()}) for t in tasks[:n]]
-    )
+    rows = [dict(id=t.id, kind=t.kind, split=t.split) for t in tasks[:n]]
+    for row, t in zip(rows, tasks):
+        row |= {k: str(v)[:60] for k, v in t.data.items() if k not in row}
+    return pd.DataFrame(rows)
 
 # %% ../../notebooks/envs/04_tasks.ipynb #8d992a0d
 def sample(

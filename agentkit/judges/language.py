@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Stars', 'BRIEF', 'STOPS', 'RATINGS', 'PREFERS', 'Shape', 'json_objects', 'sections', 'read_sections', 'numbered',
            'read_numbered', 'VerdictAdapter', 'LMJudge', 'Assess', 'Assessment', 'AIFeedback', 'describe_state',
-           'cluster_interval', 'feedback_table', 'RateSteps', 'RateEnd', 'StepRating', 'EndRating', 'step_ratings',
-           'TrajectoryRating', 'good_steps', 'rating_table', 'Prefer', 'Preference', 'Pairwise']
+           'feedback_table', 'RateSteps', 'RateEnd', 'StepRating', 'EndRating', 'step_ratings', 'TrajectoryRating',
+           'good_steps', 'rating_table', 'Prefer', 'Preference', 'Pairwise']
 
 # %% ../../notebooks/judges/03_language.ipynb #bbc5b0e5
-import dataclasses, functools, json
+import dataclasses, functools, json, re
 from collections import Counter
 from typing import Annotated, Literal
 import dspy
@@ -25,8 +25,10 @@ from dspy.utils.exceptions import (
 )
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, conlist, create_model
 from ..core.errors import AgentkitError, EpisodeError
+from ..core.stats import cluster_interval, rate
+from ..core.store import utf8
 from ..core.types import Trajectory
-from .base import Judge, Verdict, episode, said
+from .base import Judge, Verdict, episode, text_of
 from ..models.find import make_lm
 from ..models.names import usage
 
@@ -54,8 +56,8 @@ def json_objects(
     out, at, decoder = [], text.find('{'), json.JSONDecoder()
     while at >= 0:
         try:
-            found, end = decoder.raw_decode(text, at)
-            out.append(found)
+            value, end = decoder.raw_decode(text, at)
+            out.append(utf8(value))
         except ValueError:
             end = at + 1
         except RecursionError:
@@ -68,10 +70,11 @@ def sections(
     fields: dict,  # name → text
 ) -> str:
     "Named texts under headings; a line inside that looks like a heading is indented."
-    return '\n\n'.join(
-        f'## {k}\n' + '\n'.join(' ' + l if l.startswith('## ') else l for l in str(v).split('\n'))
-        for k, v in fields.items()
-    )
+
+    def inside(text):
+        return '\n'.join(f' {line}' if line.startswith('## ') else line for line in text.split('\n'))
+
+    return '\n\n'.join(f'## {name}\n{inside(utf8(str(value)))}' for name, value in fields.items())
 
 
 def read_sections(text: str) -> dict:
@@ -90,8 +93,8 @@ def numbered(
 ) -> str:
     "An episode as a judge reads it: actions numbered, what was observed below each, indented."
     lines = []
-    for i, (action, observation) in enumerate(pairs, 1):
-        lines += [f'{i}. {" ".join(action.split())}', *('   ' + l for l in observation.split('\n'))]
+    for i, (action, seen) in enumerate(pairs, 1):
+        lines += [f'{i}. {" ".join(action.split())}', *(f'   {line}' for line in seen.split('\n'))]
     return '\n'.join(lines)
 
 
@@ -103,27 +106,16 @@ def read_numbered(text: str) -> list[tuple[str, str]]:
             out[-1][1].append(line[3:])
         else:
             out.append((line.partition('. ')[2], []))
-    return [(a, '\n'.join(o)) for a, o in out]
+    return [(action, '\n'.join(seen)) for action, seen in out]
 
 # %% ../../notebooks/judges/03_language.ipynb #80fed87c
-def _bare(schema):
+def _untitled(schema):
     "A JSON schema without the titles that pydantic makes up."
     if isinstance(schema, list):
-        return [_bare(s) for s in schema]
-    return (
-        {k: _bare(v) for k, v in schema.items() if not (k == 'title' and isinstance(v, str))}
-        if isinstance(schema, dict)
-        else schema
-    )
-
-
-def _refused(e):
-    "Did the server refuse this request as such? Then the schema may be why."
-    return (
-        isinstance(e, (LMInvalidRequestError, LMUnsupportedFeatureError))
-        or isinstance(e, EpisodeError)
-        and any(f'HTTP {n}' in str(e) for n in (400, 415, 422))
-    )
+        return [_untitled(s) for s in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {k: _untitled(v) for k, v in schema.items() if not (k == 'title' and isinstance(v, str))}
 
 
 BRIEF = 240  # letters of an explanation, where the server can be held to it
@@ -135,15 +127,13 @@ def _bounded(schema):
         return [_bounded(s) for s in schema]
     if not isinstance(schema, dict):
         return schema
-    return {
-        **{k: _bounded(v) for k, v in schema.items()},
-        **(dict(maxLength=BRIEF) if schema.get('type') == 'string' and 'enum' not in schema else {}),
-    }
+    bound = dict(maxLength=BRIEF) if schema.get('type') == 'string' and 'enum' not in schema else {}
+    return {**{k: _bounded(v) for k, v in schema.items()}, **bound}
 
 
 @functools.lru_cache(maxsize=256)
 def _schema(shape, local=False):
-    schema = _bare(shape.model_json_schema())
+    schema = _untitled(shape.model_json_schema())
     return _bounded(schema) if local else schema
 
 
@@ -151,7 +141,29 @@ def _schema(shape, local=False):
 def _asking(signature, shape):
     return signature.with_updated_fields('verdict', type_=shape)
 
+
+def _refused(e):
+    "Did the server refuse this request as such? Then the schema may be why."
+    if isinstance(e, EpisodeError):
+        return any(f'HTTP {n}' in str(e) for n in (400, 415, 422))
+    return isinstance(e, (LMInvalidRequestError, LMUnsupportedFeatureError))
+
 # %% ../../notebooks/judges/03_language.ipynb #23659fb6
+_THOUGHTS = re.compile(r'\s*<think>.*?</think>', re.S)
+
+
+def _answers(shape, reply):
+    "All answers of this shape in a reply, and what is wrong with the last object that has another."
+    answers, problem = [], 'there is no JSON object in it'
+    thoughts = _THOUGHTS.match(reply)
+    for value in json_objects(reply[thoughts.end() :] if thoughts else reply):
+        try:
+            answers.append(shape.model_validate(value))
+        except ValidationError as e:
+            problem = '; '.join(f'{".".join(map(str, x["loc"]))}: {x["msg"]}' for x in e.errors()[:3])
+    return answers, problem
+
+
 class VerdictAdapter(dspy.Adapter):
     "Asks for one JSON object: held to its schema where possible, read leniently, asked for again if it does not fit."
 
@@ -164,65 +176,57 @@ class VerdictAdapter(dspy.Adapter):
         form = f'Answer with one JSON object of this schema, and nothing else:\n{schema}'
         messages = [dict(role='system', content=f'{signature.instructions}\n\n{form}')]
         for d in demos:
-            messages += [
-                self._asked(signature, d),
-                dict(role='assistant', content=json.dumps(d['verdict'], default=lambda x: x.model_dump())),
-            ]
-        reply, problem = inputs.get('again', ('', ''))
-        again = [
-            dict(role='assistant', content=reply),
-            dict(role='user', content=f'That cannot be read: {problem}. Answer with the JSON object only.'),
-        ]
-        return [*messages, self._asked(signature, inputs), *(again if problem else [])]
+            answer = json.dumps(d['verdict'], default=lambda x: x.model_dump())
+            messages += [self._question(signature, d), dict(role='assistant', content=answer)]
+        return [*messages, self._question(signature, inputs), *self._again(*inputs.get('again', ('', '')))]
 
-    def _asked(self, signature, d):
+    def _question(self, signature, d):
         return dict(role='user', content=sections({k: d[k] for k in signature.input_fields if k in d}))
+
+    def _again(self, reply, problem):
+        "What is said after a reply that could not be read."
+        if not problem:
+            return []
+        request = f'That cannot be read: {problem}. Answer with the JSON object only.'
+        return [dict(role='assistant', content=reply), dict(role='user', content=request)]
 
     def _shape(self, signature):
         return signature.output_fields['verdict'].annotation
 
     def parse(self, signature, completion):
-        problem = 'there is no JSON object in it'
-        for found in json_objects(completion)[::-1]:  # a model that thinks aloud answers last
-            try:
-                return dict(verdict=self._shape(signature).model_validate(found))
-            except ValidationError as e:
-                problem = '; '.join(f'{".".join(map(str, x["loc"]))}: {x["msg"]}' for x in e.errors()[:3])
-        raise AdapterParseError(type(self).__name__, signature, completion, problem)
+        reply = utf8(completion)
+        answers, problem = _answers(self._shape(signature), reply)
+        judged = [a.model_dump(exclude={'explanation'}) for a in answers]
+        if judged and all(j == judged[-1] for j in judged):
+            return dict(verdict=answers[-1])
+        if judged:
+            problem = 'it holds several answers that say different things'
+        raise AdapterParseError(type(self).__name__, signature, reply, problem)
 
     def __call__(self, lm, lm_kwargs, signature, demos, inputs):
         try:
             return self._ask(lm, lm_kwargs, signature, demos, inputs)
         except AdapterParseError as e:
-            problem = e.message.partition('\n\n')[0]
-            return self._ask(
-                lm, lm_kwargs, signature, demos, {**inputs, 'again': (e.lm_response or '(nothing)', problem)}
-            )
+            again = (e.lm_response or '(nothing)', e.message.partition('\n\n')[0])
+            return self._ask(lm, lm_kwargs, signature, demos, {**inputs, 'again': again})
 
     def _ask(self, lm, lm_kwargs, signature, demos, inputs):
+        "With the schema, and without it where the server takes none."
+        if lm.model in self.plain:
+            return super().__call__(lm, {**lm_kwargs}, signature, demos, inputs)
         local = lm.model.startswith('local/')  # others refuse schemas with lengths
-        known, schema = (
-            lm.model in self.plain,
-            dict(name='verdict', strict=True, schema=_schema(self._shape(signature), local)),
-        )
-        if not known:
-            try:
-                return super().__call__(
-                    lm,
-                    {**lm_kwargs, 'response_format': dict(type='json_schema', json_schema=schema)},
-                    signature,
-                    demos,
-                    inputs,
-                )
-            except (LMError, EpisodeError) as e:
-                if not _refused(e):
-                    raise
+        schema = dict(name='verdict', strict=True, schema=_schema(self._shape(signature), local))
+        held = {**lm_kwargs, 'response_format': dict(type='json_schema', json_schema=schema)}
+        try:
+            return super().__call__(lm, held, signature, demos, inputs)
+        except (LMError, EpisodeError) as e:
+            if not _refused(e):
+                raise
         self.plain.add(lm.model)
         try:
             return super().__call__(lm, {**lm_kwargs}, signature, demos, inputs)
         except (LMError, EpisodeError):
-            if not known:
-                self.plain.discard(lm.model)  # refused as well: then it was not the schema
+            self.plain.discard(lm.model)  # refused as well: then it was not the schema
             raise
 
 # %% ../../notebooks/judges/03_language.ipynb #9b2489de
@@ -247,38 +251,37 @@ class LMJudge(Judge):
         return f'{type(self).__name__}({self.lm.model})'
 
     def state(self):
-        asked = {k: v for k, v in self.lm.kwargs.items() if isinstance(v, (int, float)) or v is None}
-        return dict(
-            name=self.name,
-            prompt=self.predict.signature.instructions,
-            demos=[str(d) for d in self.predict.demos],
-            asked=asked,
-        )
+        settings = {k: v for k, v in self.lm.kwargs.items() if isinstance(v, (int, float)) or v is None}
+        prompt, demos = self.predict.signature.instructions, [str(d) for d in self.predict.demos]
+        return dict(name=self.name, prompt=prompt, demos=demos, asked=settings)
+
+    def check(self):
+        getattr(self.lm, 'check', lambda: None)()
 
     def ask(
-        self, shape: type[Shape], tokens: int = 200, sampling: dict | None = None, **inputs
+        self,
+        shape: type[Shape],  # of the answer
+        tokens: int = 200,  # room for the answer, at least
+        sampling: dict = {},  # temperature, seed, … of this question
+        **inputs,  # of the signature
     ) -> tuple[Shape | None, dict]:
-        "The answer in this shape, and what goes into the verdict without one: usage, and an error or an explanation."
-        signature = _asking(self.predict.signature, shape)
+        "The answer, and what a verdict says beside it: judge, usage, and without an answer an error or explanation."
         room = {k: max(v, tokens) for k in ('max_tokens', 'max_completion_tokens') if (v := self.lm.kwargs.get(k))}
-        answer, error, reply = None, '', ''
-        config = {**room, **(sampling or {})}
         # no trace: an optimiser must not take the judge for a part of the agent
         with dspy.context(adapter=self.adapter, trace=None), dspy.track_usage() as used:
-            try:
-                answer = self.predict(lm=self.lm, signature=signature, config=config, **inputs).verdict
-            except AdapterParseError as e:
-                reply = f'not readable: {" ".join(e.lm_response.split())[:200]}'
-            except STOPS as e:
-                raise AgentkitError(f'{self.name}: {e}'.splitlines()[0]) from e
-            except (EpisodeError, LMError) as e:
-                error = f'{type(e).__name__}: {e}'.splitlines()[0]
-        rest = dict(judge=self.name, usage=usage(used))
-        if error:
-            rest['error'] = error
-        elif answer is None:
-            rest['explanation'] = reply
-        return answer, rest
+            answer, why_not = self._answer(shape, {**room, **sampling}, inputs)
+        return answer, dict(judge=self.name, usage=usage(used), **why_not)
+
+    def _answer(self, shape, config, inputs):
+        signature = _asking(self.predict.signature, shape)
+        try:
+            return self.predict(lm=self.lm, signature=signature, config=config, **inputs).verdict, {}
+        except AdapterParseError as e:
+            return None, dict(explanation=f'not readable: {" ".join(e.lm_response.split())[:200]}')
+        except STOPS as e:
+            raise AgentkitError(f'{self.name}: {e}'.splitlines()[0]) from e
+        except (EpisodeError, LMError) as e:
+            return None, dict(error=f'{type(e).__name__}: {e}'.splitlines()[0])
 
 # %% ../../notebooks/judges/03_language.ipynb #27855d7f
 class Assess(dspy.Signature):
@@ -320,91 +323,59 @@ class AIFeedback(LMJudge):
     def state(self):
         return {**super().state(), 'field': self.field}
 
-    def verdict(self, gold, pred, **sampling) -> Verdict:
-        decision = said(pred, self.field, '')
-        if said(gold, self.field) == decision:
-            return Verdict(1.0, None, 'the same as the reference', self.name, detail=dict(exact=True, makes_sense=None))
-        answer, rest = self.ask(
-            Assessment, sampling=sampling, situation=describe_state(gold.inputs()), decision=decision or '(nothing)'
-        )
+    def decide(self, gold, pred, **sampling) -> Verdict:
+        decision = text_of(pred, self.field, '')
+        if text_of(gold, self.field) == decision:
+            same = dict(exact=True, makes_sense=None)
+            return Verdict(1.0, None, 'the same as the reference', self.name, detail=same)
+        situation = describe_state(gold.inputs())
+        answer, rest = self.ask(Assessment, sampling=sampling, situation=situation, decision=decision or '(nothing)')
         if answer is None:
             return Verdict(None, **rest, detail=dict(exact=False, makes_sense=None))
-        return Verdict(
-            0.5 * answer.makes_sense,
-            None,
-            answer.explanation,
-            **rest,
-            detail=dict(exact=False, makes_sense=answer.makes_sense),
-        )
+        detail = dict(exact=False, makes_sense=answer.makes_sense)
+        return Verdict(0.5 * answer.makes_sense, None, answer.explanation, **rest, detail=detail)
 
 
 def describe_state(inputs: dict) -> str:
     "The inputs of an example as text, a field after the other."
-
-    def text(v):
-        return '\n'.join(map(str, v)) if isinstance(v, (list, tuple)) else str(v)
-
-    return '\n'.join(f'{k}:\n' + '\n'.join('   ' + l for l in text(v).split('\n')) for k, v in inputs.items())
+    lines = []
+    for field, value in inputs.items():
+        text = '\n'.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        lines += [f'{field}:', *(f'   {line}' for line in text.split('\n'))]
+    return '\n'.join(lines)
 
 # %% ../../notebooks/judges/03_language.ipynb #747b1539
-def cluster_interval(
-    statistic,  # function of an array of row numbers
-    tasks: list,  # the task of each row: rows of one task are drawn together
-    draws: int = 1000,
-    level: float = 0.95,
-) -> tuple[float | None, float | None]:
-    "The percentile interval of a statistic when tasks are drawn again; None for one task alone."
-    import numpy as np
-
-    rows = {}
-    for i, t in enumerate(tasks):
-        rows.setdefault(t, []).append(i)
-    groups, r = [np.array(g) for g in rows.values()], np.random.default_rng(0)
-    if len(groups) < 2:
-        return None, None
-    drawn = (
-        statistic(np.concatenate([groups[g] for g in r.integers(len(groups), size=len(groups))])) for _ in range(draws)
-    )
-    values = [v for v in drawn if v is not None and v == v]
-    return tuple(float(q) for q in np.quantile(values, [(1 - level) / 2, (1 + level) / 2])) if values else (None, None)
-
-
 def feedback_table(
     verdicts: list[Verdict],  # of `AIFeedback`
     tasks: list | None = None,  # the task of each, for the interval of `combined`; None: all are independent
 ):
     "A row a rate: exact, assessor (of those not exact), combined, unjudged, failed; with 95 % intervals."
     import pandas as pd
-    from statsmodels.stats.proportion import proportion_confint
 
     if not verdicts:
         raise AgentkitError('no verdicts: there is no rate of nothing')
-    exact = [v.detail['exact'] for v in verdicts]
-    rest = [v.detail['makes_sense'] for v in verdicts if v.detail['makes_sense'] is not None]
-
-    def rate(name, k, n):
-        return dict(
-            rate=name,
-            value=k / n if n else None,
-            **dict(zip(('ci_low', 'ci_high'), proportion_confint(k, n, method='wilson') if n else (None, None))),
-            n=n,
-        )
-
-    def combined(rows):
-        judged = [v.detail['makes_sense'] for v in (verdicts[i] for i in rows) if v.detail['makes_sense'] is not None]
-        hit = sum(exact[i] for i in rows) / len(rows)
-        return hit if hit == 1 else hit + 0.5 * (1 - hit) * sum(judged) / len(judged) if judged else None
-
-    low, high = cluster_interval(combined, tasks or list(range(len(verdicts))))
-    status = Counter(v.status for v in verdicts)
+    n, status = len(verdicts), Counter(v.status for v in verdicts)
+    exact, sense = ([v.detail[k] for v in verdicts] for k in ('exact', 'makes_sense'))
+    assessed = [s for s in sense if s is not None]
+    interval = cluster_interval(lambda rows: _combined(exact, sense, rows), tasks or list(range(n)))
     return pd.DataFrame(
         [
-            rate('exact', sum(exact), len(exact)),
-            rate('assessor', sum(rest), len(rest)),
-            dict(rate='combined', value=combined(range(len(verdicts))), ci_low=low, ci_high=high, n=len(verdicts)),
-            *(rate(s, status[s], len(verdicts)) for s in ('unjudged', 'failed')),
-        ]
+            ('exact', *rate(sum(exact), n), n),
+            ('assessor', *rate(sum(assessed), len(assessed)), len(assessed)),
+            ('combined', _combined(exact, sense, range(n)), *interval, n),
+            *((s, *rate(status[s], n), n) for s in ('unjudged', 'failed')),
+        ],
+        columns=['rate', 'value', 'ci_low', 'ci_high', 'n'],
     )
+
+
+def _combined(exact, sense, rows):
+    "Exact ones, and half of the sensible ones among the others; None when none of these was judged."
+    hit = sum(exact[i] for i in rows) / len(rows)
+    assessed = [sense[i] for i in rows if sense[i] is not None]
+    if hit == 1 or not assessed:
+        return hit if hit == 1 else None
+    return hit + 0.5 * (1 - hit) * sum(assessed) / len(assessed)
 
 # %% ../../notebooks/judges/03_language.ipynb #72cdc861
 class RateSteps(dspy.Signature):
@@ -482,37 +453,26 @@ class TrajectoryRating(LMJudge):
         self.asks, self.rating_threshold, self.steps = RateSteps if steps else RateEnd, rating_threshold, steps
         super().__init__(lm)
 
-    def verdict(self, what, **sampling) -> Verdict:
-        "Of a trajectory."
-        t = episode(what)
+    def decide(self, t: Trajectory, **sampling) -> Verdict:
+        t = episode(t)
         shape = step_ratings(len(t.steps)) if self.steps else EndRating
-        answer, rest = self.ask(
-            shape,
-            200 + 100 * len(t.steps) * self.steps,
-            sampling,
-            task=t.intro,
-            steps=numbered((s.action, s.observation) for s in t.steps) or '(nothing was done)',
-        )
+        tokens = 200 + 100 * len(t.steps) * self.steps
+        shown = numbered(t.turns) or '(nothing was done)'
+        answer, rest = self.ask(shape, tokens, sampling, task=t.first.text, steps=shown)
         if answer is None:
             return Verdict(None, **rest)
-        return self.scored(
-            Verdict(None, answer.final_answer_rating, answer.explanation, **rest, detail=answer.model_dump())
-        )
+        detail = answer.model_dump()
+        return self.rescored(Verdict(None, answer.final_answer_rating, answer.explanation, **rest, detail=detail))
 
-    def scored(self, v: Verdict) -> Verdict:
-        "The verdict with the score that its rating has under this judge's threshold."
+    def rescored(self, v: Verdict) -> Verdict:
         if v.rating is None:
             return v
-        return dataclasses.replace(
-            v, score=(v.rating - 1) / 4 if self.rating_threshold is None else float(v.rating >= self.rating_threshold)
-        )
+        score = (v.rating - 1) / 4 if self.rating_threshold is None else float(v.rating >= self.rating_threshold)
+        return dataclasses.replace(v, score=score)
 
     def feedback(self, v):
-        bad = [
-            f'step {i}: {s["explanation"]}'
-            for i, s in enumerate(v.detail.get('steps', ()), 1)
-            if min(s[r] for r in RATINGS) < 3
-        ]
+        steps = enumerate(v.detail.get('steps', ()), 1)
+        bad = [f'step {i}: {s["explanation"]}' for i, s in steps if min(s[r] for r in RATINGS) < 3]
         return '\n'.join([super().feedback(v), *bad])
 
 
@@ -529,32 +489,25 @@ def rating_table(
 ):
     "A row a rating_threshold: how many judged episodes pass (95 % interval), and the share of steps rated below it."
     import pandas as pd
-    from statsmodels.stats.proportion import proportion_confint
 
     ratings, status = [v.rating for v in verdicts if v.rating is not None], Counter(v.status for v in verdicts)
+    without = {s: status[s] for s in ('unjudged', 'failed')}
     if not ratings:
-        raise AgentkitError(
-            f'no ratings in {len(verdicts)} verdicts ({status["unjudged"]} unjudged, {status["failed"]} failed)'
-        )
+        counts = ', '.join(f'{n} {s}' for s, n in without.items())
+        raise AgentkitError(f'no ratings in {len(verdicts)} verdicts ({counts})')
     tasks = [s['task_rating'] for v in verdicts for s in v.detail.get('steps', ())]
+    return pd.DataFrame([{**_passing(n, ratings), **_bad_tasks(n, tasks), **without} for n in (2, 3, 4, 5)])
 
-    def row(n):
-        k = sum(r >= n for r in ratings)
-        low, high = proportion_confint(k, len(ratings), method='wilson')
-        return dict(
-            rating_threshold=n,
-            passed=k,
-            judged=len(ratings),
-            pass_rate=k / len(ratings),
-            ci_low=low,
-            ci_high=high,
-            bad_task_rate=sum(t < n for t in tasks) / len(tasks) if tasks else None,
-            steps=len(tasks),
-            unjudged=status['unjudged'],
-            failed=status['failed'],
-        )
 
-    return pd.DataFrame([row(n) for n in (2, 3, 4, 5)])
+def _passing(threshold, ratings):
+    passed = sum(r >= threshold for r in ratings)
+    share = zip(('pass_rate', 'ci_low', 'ci_high'), rate(passed, len(ratings)))
+    return dict(rating_threshold=threshold, passed=passed, judged=len(ratings), **dict(share))
+
+
+def _bad_tasks(threshold, tasks):
+    bad = sum(t < threshold for t in tasks)
+    return dict(bad_task_rate=bad / len(tasks) if tasks else None, steps=len(tasks))
 
 # %% ../../notebooks/judges/03_language.ipynb #272cd4d6
 class Prefer(dspy.Signature):
@@ -597,34 +550,32 @@ class Pairwise(LMJudge):
     def item(self, gold, pred):
         if isinstance(gold.get('episode'), Trajectory):
             return episode(pred), gold.episode
-        return said(pred, self.field, ''), said(gold, self.field), describe_state(gold.inputs())
+        return text_of(pred, self.field, ''), text_of(gold, self.field), describe_state(gold.inputs())
 
-    def verdict(self, a, b, task: str = '', **sampling) -> Verdict:
+    def decide(self, a, b, task: str = '', **sampling) -> Verdict:
         "Of two trajectories, or of two texts and the task they answer."
-        if isinstance(a, Trajectory) and a.task.id != b.task.id:
-            raise AgentkitError(f'{a.task.id} and {b.task.id} are different tasks: there is nothing to compare')
-        first, second = (
-            numbered((s.action, s.observation) for s in x.steps) if isinstance(x, Trajectory) else x for x in (a, b)
-        )
-        task = task or (a.intro if isinstance(a, Trajectory) else '')
+        if isinstance(a, Trajectory):
+            if a.task.id != b.task.id:
+                raise AgentkitError(f'{a.task.id} and {b.task.id} are different tasks: there is nothing to compare')
+            a, b, task = numbered(a.turns), numbered(b.turns), task or a.first.text
         answers, spent = [], Counter()
-        for x, y in ((first, second), (second, first)):
-            answer, rest = self.ask(Preference, sampling=sampling, task=task, first=x, second=y)
+        for first, second in ((a, b), (b, a)):
+            answer, rest = self.ask(Preference, sampling=sampling, task=task, first=first, second=second)
             spent.update(rest['usage'])
             if answer is None:
                 return Verdict(None, **{**rest, 'usage': dict(spent)})
             answers.append(answer)
-        there, back = answers
-        orders = [PREFERS[there.better], 1 - PREFERS[back.better]]
+        return self._both(*answers, dict(spent))
+
+    def _both(self, forth, back, spent):
+        "What holds in both orders; a contradiction is a tie."
+        orders = [PREFERS[forth.better], 1 - PREFERS[back.better]]
         consistent = orders[0] == orders[1]
-        return Verdict(
-            orders[0] if consistent else 0.5,
-            None,
-            there.explanation if consistent else f'in one order: {there.explanation} In the other: {back.explanation}',
-            self.name,
-            dict(spent),
-            detail=dict(orders=orders, consistent=consistent),
-        )
+        score = orders[0] if consistent else 0.5
+        words = forth.explanation
+        if not consistent:
+            words = f'in one order: {forth.explanation} In the other: {back.explanation}'
+        return Verdict(score, None, words, self.name, spent, detail=dict(orders=orders, consistent=consistent))
 
 
 PREFERS = dict(first=1.0, second=0.0, tie=0.5)

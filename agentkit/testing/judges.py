@@ -14,40 +14,22 @@ from ..core.store import rng
 from ..judges.language import read_sections
 
 # %% ../../notebooks/testing/03_judges.ipynb #a0290e5d
+_OPPOSITE = dict(first='second', second='first', tie='tie')
+
+
 class _StandIn:
     "A DSPy engine that judges by program, with known errors."
 
     def __init__(self, believe, error, unreadable, bias):
-        self.believe, self.error, self.unreadable, self.bias, self._asked, self._lock = (
-            believe,
-            error,
-            unreadable,
-            bias,
-            Counter(),
-            threading.Lock(),
-        )
+        self.believe, self.error, self.unreadable, self.bias = believe, error, unreadable, bias
+        self._times, self._lock = Counter(), threading.Lock()
 
     def __deepcopy__(self, memo):
         return self
 
     def complete(self, request):
-        asked = next(m.text for m in request.messages if m.role == 'user')
-        with self._lock:
-            self._asked[asked] += 1
-        r = rng('stand-in judge', asked, self._asked[asked] if request.config.temperature else 0)
-        truth, wrong, mute, first = (
-            self.believe(read_sections(asked)),
-            r.random() < self.error,
-            r.random() < self.unreadable,
-            r.random() < self.bias,
-        )
-        if wrong:
-            truth = dict(first='second', second='first', tie='tie')[truth] if isinstance(truth, str) else not truth
-        if first and isinstance(truth, str):
-            truth = 'first'
-        text = (
-            'I would rather not say.' if mute else json.dumps(_filled(request.config.response_format['schema'], truth))
-        )
+        question = next(m.text for m in request.messages if m.role == 'user')
+        text = self._answer(question, request.config.response_format['schema'], request.config.temperature)
         words = sum(len(m.text.split()) for m in request.messages)
         return lm15.Response(
             id=None,
@@ -56,6 +38,21 @@ class _StandIn:
             finish_reason='stop',
             usage=lm15.Usage(input_tokens=words, output_tokens=len(text.split())),
         )
+
+    def _answer(self, question, schema, temperature):
+        with self._lock:
+            self._times[question] += 1
+            time = self._times[question] if temperature else 0
+        r = rng('stand-in judge', question, time)
+        wrong, mute, first = (r.random() < share for share in (self.error, self.unreadable, self.bias))
+        if mute:
+            return 'I would rather not say.'
+        truth = self.believe(read_sections(question))
+        if wrong:
+            truth = _OPPOSITE[truth] if isinstance(truth, str) else not truth
+        if first and isinstance(truth, str):
+            truth = 'first'
+        return json.dumps(_filled(schema, truth))
 
 
 def _filled(schema, truth, defs=None):
