@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from agentkit.core.actions import Choice
 from agentkit.core.errors import AgentkitError, EpisodeError
 from agentkit.core.store import read_json
 
 pytest.importorskip('torch')
 pytest.importorskip('xllamacpp')
-from agentkit import training  # noqa: E402
-from agentkit.models.serving import VllmServer, local_lm, serve, stop_servers  # noqa: E402
+from agentkit.models.serving import VllmServer, local_lm, reload_servers, serve, stop_servers  # noqa: E402
 from agentkit.models.store import model_dir  # noqa: E402
+from agentkit.training.bases import make_nano  # noqa: E402
+from agentkit.training.trainer import TrainConfig, finetune, quantize  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore:Passing OpenAI-style message dictionaries')
 ROWS = [
@@ -26,7 +28,7 @@ import argparse, json, os, subprocess, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 p = argparse.ArgumentParser()
 for name in ('host', 'port', 'model', 'served-model-name', 'max-model-len', 'max-num-seqs', 'generation-config',
-             'max-loras', 'max-lora-rank'):
+             'max-loras', 'max-lora-rank', 'allowed-origins'):
     p.add_argument('--' + name)
 for name in ('enable-prefix-caching', 'enable-prompt-tokens-details', 'enable-lora'):
     p.add_argument('--' + name, action='store_true')
@@ -55,7 +57,14 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(503 if len(asked) < 3 else 200, {})
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-        open(log + '/bodies.jsonl', 'a').write(json.dumps(body) + chr(10))
+        if self.headers['Authorization'] != 'Bearer ' + os.environ['VLLM_API_KEY']:
+            return self.reply(401, dict(error='Unauthorized'))
+        open(log + '/bodies.jsonl', 'a').write(json.dumps(dict(body, path=self.path)) + chr(10))
+        if self.path.endswith('load_lora_adapter'):
+            if os.environ.get('VLLM_ALLOW_RUNTIME_LORA_UPDATING') != '1': return self.reply(404, {})
+            name = body['lora_name']
+            loras.pop(name) if 'unload' in self.path else loras.update({name: body['lora_path']})
+            return self.reply(200, 'Success')
         refuse = lambda code, message: self.reply(code, dict(error=dict(message=message, code=code)))
         if body['model'] not in (a.served_model_name, *loras):
             return refuse(404, 'The model `%s` does not exist.' % body['model'])
@@ -82,7 +91,7 @@ def data(own_data):
 
 @pytest.fixture(scope='module')
 def base(data):
-    return training.make_nano(ROWS, size='tiny', vocabulary=300)
+    return make_nano(ROWS, size='tiny', vocabulary=300)
 
 
 @pytest.fixture
@@ -122,7 +131,7 @@ def bodies(folder):
 
 def test_a_choice_is_sent_in_vllms_words(vllm, base):
     lm = local_lm(base, slots=2, context=64)
-    assert lm(messages=ASK, **lm.choice(['go to desk 1', 'look'])) == ['go to desk 1']
+    assert lm(messages=ASK, **lm.hold(Choice(['go to desk 1', 'look']))) == ['go to desk 1']
     assert isinstance(lm.server, VllmServer) and base in repr(lm.server)
     (body,) = bodies(vllm)
     assert body['structured_outputs'] == dict(choice=['go to desk 1', 'look']) and body['model'] == base
@@ -139,7 +148,7 @@ def test_a_choice_is_sent_in_vllms_words(vllm, base):
 
 
 def test_adapters_are_models_of_one_server(vllm, base):
-    student = training.finetune(base, ROWS, training.TrainConfig.of('nano', epochs=1, lora_rank=4), progress=False)
+    student = finetune(base, ROWS, TrainConfig.of('nano', epochs=1, lora_rank=4), progress=False)
     server = serve(base, slots=2, context=64, adapters=[student.id])
     args = read_json(vllm / 'started.json')['args']
     assert (
@@ -147,9 +156,39 @@ def test_adapters_are_models_of_one_server(vllm, base):
         and args['max_lora_rank'] == '8'
         and args['max_loras'] == '1'
     )
-    said = [lm(messages=ASK, **lm.choice(['look', 'go to desk 1'])) for lm in (local_lm(base), local_lm(student.id))]
+    said = [
+        lm(messages=ASK, **lm.hold(Choice(['look', 'go to desk 1']))) for lm in (local_lm(base), local_lm(student.id))
+    ]
     assert said == [['look'], ['go to desk 1']] and [b['model'] for b in bodies(vllm)] == [base, student.id]
     assert local_lm(student.id).server is server
+
+
+def test_a_changed_adapter_is_loaded_into_the_running_server(vllm, base):
+    student = finetune(base, ROWS, TrainConfig.of('nano', epochs=1, lora_rank=4), progress=False)
+    server = serve(base, slots=2, context=64, adapters=[student.id])
+    pids = read_json(vllm / 'started.json')['pids']
+    assert reload_servers(student.id) == [server] and read_json(vllm / 'started.json')['pids'] == pids
+    unload, load = bodies(vllm)
+    assert (unload['path'], load['path']) == ('/v1/unload_lora_adapter', '/v1/load_lora_adapter')
+    assert load['lora_name'] == unload['lora_name'] == student.id and load['lora_path'] == f'{student.path}/adapter'
+    assert local_lm(student.id)(messages=ASK, **local_lm(student.id).hold(Choice(['look', 'go to desk 1']))) == [
+        'go to desk 1'
+    ]
+
+
+def test_changed_weights_begin_a_new_process(vllm, base):
+    server = serve(base, slots=1, context=64)
+    pids = read_json(vllm / 'started.json')['pids']
+    assert reload_servers(base) == [server] and read_json(vllm / 'started.json')['pids'] != pids
+    assert server.alive and local_lm(base, slots=1, context=64)(messages=ASK) == ['anything']
+
+
+def test_only_its_owner_is_answered(vllm, base):
+    import httpx
+
+    server = serve(base, slots=1, context=64)
+    assert httpx.post(f'{server.url}/v1/chat/completions', json=dict(model=base)).status_code == 401
+    assert read_json(vllm / 'started.json')['args']['allowed_origins'] == '[]'
 
 
 def test_closing_leaves_no_process(vllm, base):
@@ -162,7 +201,7 @@ def test_closing_leaves_no_process(vllm, base):
 
 def test_a_killed_parent_takes_everything_along(vllm, base):
     script = (
-        f'import time, agentkit.serving as s; x = s.serve({base!r}, slots=1, context=64); '
+        f'import time, agentkit.models.serving as s; x = s.serve({base!r}, slots=1, context=64); '
         'print(x._child.pid, flush=True); time.sleep(600)'
     )
     parent = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
@@ -210,7 +249,7 @@ def test_without_vllm_the_extra_is_named(base, monkeypatch):
 
 
 def test_what_vllm_cannot_serve(vllm, base):
-    small = training.quantize(base, 'q8_0')
+    small = quantize(base, 'q8_0')
     with pytest.raises(AgentkitError, match='holds weights for llama.cpp only'):
         serve(small)
     with pytest.raises(AgentkitError, match="unknown backend 'triton'; known: llama.cpp, vllm"):
