@@ -315,7 +315,7 @@ def _quantize(a):
 # %% ../notebooks/cli.ipynb #db431f95
 def _sweep(a):
     "Run the cells of a sweep file, then its report."
-    from agentkit.research.sweeps import collect, plan_cells, read_plan, sweep
+    from agentkit.research.sweeps import plan_cells, read_plan, sweep
 
     if a.mlflow:
         os.environ['AGENTKIT_TRACKING_MLFLOW'] = 'on'  # for the cells, too
@@ -328,18 +328,7 @@ def _sweep(a):
         return dict(cells=[dict(run=c.run, params=c.params) for c in cells]), '\n'.join(
             f'{c.run}  {c.label}' for c in cells
         )
-    table = sweep(cells, a.jobs, a.fresh, progress=not a.json)
-    if only:  # the tables hold all that is finished
-        there = [c for c in every if c in cells or (c.folder / 'result.json').is_file()]
-        collect(
-            there,
-            [
-                dict(status='ok')
-                if (c.folder / 'result.json').is_file()
-                else dict(status='failed', error='see its run.ipynb')
-                for c in there
-            ],
-        )
+    table = sweep(cells, a.jobs, a.fresh, progress=not a.json, plan=every)
     failed = int((table['status'] != 'ok').sum())
     report = _run_report(plan) if plan.get('report') and failed < len(table) else {}
     folder = path_of('results', plan['experiment'], 'summary.csv')

@@ -9,7 +9,7 @@ __all__ = ['SCALES', 'RatingWidget', 'rate', 'TrajectoryWidget', 'show']
 import html
 from pathlib import Path
 from ..core.errors import AgentkitError, need
-from ..core.types import Trajectory
+from ..core.types import Trajectory, said
 from ..data.records import Record, rate as write_rating, read_ratings
 
 # %% ../../notebooks/research/05_widgets.ipynb #cc2a28c7
@@ -20,13 +20,15 @@ def _page(text):
     return f'<pre style="white-space: pre-wrap; word-break: normal; line-height: 1.35; margin: 0">{text}</pre>'
 
 
-def _told(r):
+def _answer(text):
+    return f'<span style="background: #fff3cd; color: black">{text}</span>'
+
+
+def _record(r):
     "A record as a page: who said what, and the answer to rate."
-    said = [f'<b>{html.escape(m["role"])}</b>\n{html.escape(m["content"])}' for m in r.messages]
+    turns = [(html.escape(m['role']), html.escape(m['content'])) for m in r.messages]
     return _page(
-        '\n\n'.join(
-            [*said, f'<b>answer</b>\n<span style="background: #fff3cd; color: black">{html.escape(r.output)}</span>']
-        )
+        '\n\n'.join(f'<b>{role}</b>\n{text}' for role, text in [*turns, ('answer', _answer(html.escape(r.output)))])
     )
 
 # %% ../../notebooks/research/05_widgets.ipynb #f4883283
@@ -74,7 +76,7 @@ class RatingWidget:
         "Show record number i."
         self.at = max(0, min(i, len(self.records) - 1))
         r, done = self.records[self.at], sum(x.id in self.given for x in self.records)
-        self.text.value, self.progress.value = _told(r), done
+        self.text.value, self.progress.value = _record(r), done
         named = bool(self.rater.value.strip())
         self.status.value = html.escape(
             f'record {self.at + 1} of {len(self.records)}, {done} rated' if named else 'enter your name to begin'
@@ -101,7 +103,7 @@ class RatingWidget:
 
 # %% ../../notebooks/research/05_widgets.ipynb #c19b75db
 def rate(
-    records: list[Record],  # of episodes too: see `collection.from_trajectories`
+    records: list[Record],  # of episodes too: see `from_trajectories`
     path,  # of the ratings' file, JSON lines
     rater: str = '',  # who; can be typed into the widget
     scale: str = '1–5',  # "1–5", or "0–1" for two buttons, bad and good, which count as 1 and 5
@@ -116,21 +118,26 @@ def rate(
     return RatingWidget(records, path, rater, scale)
 
 # %% ../../notebooks/research/05_widgets.ipynb #1f1bc84b
-def _seen(t, n):
+def _step(s):
+    "What was done, why, and what was seen then."
+    thought = f'<i>{html.escape(s.decision.thought)}</i>\n' if s.decision.thought and s.action else ''
+    impossible = '' if s.valid else '  (not possible)'
+    return f'{thought}<b>&gt; {html.escape(said(s.decision))}</b>{impossible}\n{html.escape(s.observation.text)}'
+
+
+def _ending(t):
+    score = '' if t.score is None else f', score {t.score:g}'
+    return f'\n\n<i>{html.escape(t.termination)}{score}</i>'
+
+
+def _episode(t, n):
     "An episode up to step n as a page; 0 is before the first."
-    said = [html.escape(t.intro.strip())] + [
-        f'<b>&gt; {html.escape(s.action)}</b>{"" if s.valid else "  (not admissible)"}\n{html.escape(s.observation)}'
-        for s in t.steps[:n]
-    ]
+    texts = [html.escape(t.first.text.strip()), *map(_step, t.steps[:n])]
     if n:
-        said[-1] = f'<span style="background: #fff3cd; color: black">{said[-1]}</span>'
-    could = t.steps[n - 1].admissible if n else ()
-    end = f'\n\n<i>{html.escape(t.termination)}, score {t.score:g}</i>' if n == len(t.steps) else ''
-    return _page(
-        '\n'.join(said)
-        + end
-        + (f'\n\n<small>could have been done: {html.escape(", ".join(could))}</small>' if could else '')
-    )
+        texts[-1] = _answer(texts[-1])
+    possible = t.state(n - 1).now.actions.lines() if n else ()
+    listed = f'\n\n<small>could have been done: {html.escape(", ".join(possible))}</small>' if possible else ''
+    return _page('\n'.join(texts) + (_ending(t) if n == len(t.steps) else '') + listed)
 
 
 class TrajectoryWidget:
@@ -149,7 +156,7 @@ class TrajectoryWidget:
         self._show()
 
     def _show(self):
-        self.text.value = _seen(self.trajectory, self.slider.value)
+        self.text.value = _episode(self.trajectory, self.slider.value)
 
     def _repr_mimebundle_(self, **kwargs):
         return self.box._repr_mimebundle_(**kwargs)

@@ -13,8 +13,19 @@ import pytest
 import yaml
 
 from agentkit.core.errors import AgentkitError
-from agentkit.core.store import digest, write_json
-from agentkit.research.sweeps import check_parameters, parameters, plan_cells, read_plan, read_table, run_cell, sweep
+from agentkit.core.store import digest, read_json, write_json
+from agentkit.research.sweeps import (
+    check_parameters,
+    collect,
+    finish,
+    parameters,
+    plan_cells,
+    read_plan,
+    read_result,
+    read_table,
+    run_cell,
+    sweep,
+)
 
 
 def notebook(path, code, defaults="x = 1  # a number\nout = ''  # the run's folder", tags=('parameters',)):
@@ -44,7 +55,7 @@ def plan(folder, code, **changes):
     return path
 
 
-DOUBLE = 'from agentkit.sweeps import finish\nfinish(out, [dict(twice=2 * x)], halves=[dict(half=x / 2)])'
+DOUBLE = 'from agentkit.research.sweeps import finish\nfinish(out, [dict(twice=2 * x)], halves=[dict(half=x / 2)])'
 
 
 def test_a_sweep_ends_in_tables(tmp_path, results):
@@ -57,14 +68,14 @@ def test_a_sweep_ends_in_tables(tmp_path, results):
 
 def test_how_far_a_cell_is_comes_out_as_text(tmp_path, results):
     code = (
-        'import time\nfrom agentkit.core import progress_bar\n'
+        'import time\nfrom agentkit.core.errors import progress_bar\n'
         "for _ in progress_bar(range(40), desc='counting'): time.sleep(.02)\n" + DOUBLE
     )
     file = plan(tmp_path, code, grid={'x': [1]})
     done = subprocess.run([sys.executable, '-m', 'agentkit.cli', 'sweep', str(file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    said = [line for line in done.stderr.split('\n') if 'counting' in line]
-    assert 'counting: 100%' in said[-1] and len(said) < 5, (
+    bars = [line for line in done.stderr.split('\n') if 'counting' in line]
+    assert 'counting: 100%' in bars[-1] and len(bars) < 5, (
         'not a widget that nobody sees, and not a line for each step where it is not a terminal'
     )
     assert [line for line in done.stderr.split('\n') if line.startswith('[1/1]')][
@@ -158,7 +169,7 @@ def test_killed_in_the_middle_ends_with_the_same_table(tmp_path, results, monkey
 def test_an_address_reaches_the_notebook_and_nothing_else(tmp_path, results):
     notebook(
         tmp_path / 'n.ipynb',
-        'from agentkit.sweeps import finish\nfinish(out, [dict(seen=len(x))])',
+        'from agentkit.research.sweeps import finish\nfinish(out, [dict(seen=len(x))])',
         defaults="x = ''  # a model\nout = ''  # the run's folder",
     )
     (tmp_path / 'plan.yaml').write_text(
@@ -166,13 +177,127 @@ def test_an_address_reaches_the_notebook_and_nothing_else(tmp_path, results):
             dict(experiment='trial', notebook='n.ipynb', grid=dict(x=['openai/tiny@http://127.0.0.1:8080/v1']))
         )
     )
-    (here,) = plan_cells(read_plan(tmp_path / 'plan.yaml'))
-    table = sweep([here], progress=False)
+    (cell,) = plan_cells(read_plan(tmp_path / 'plan.yaml'))
+    table = sweep([cell], progress=False)
     assert list(table['x']) == ['openai/tiny'] and list(table['seen']) == [len('openai/tiny@http://127.0.0.1:8080/v1')]
     assert (
         '8080'
-        not in here.label + (here.folder / 'params.json').read_text() + (results / 'trial/summary.csv').read_text()
+        not in cell.label + (cell.folder / 'params.json').read_text() + (results / 'trial/summary.csv').read_text()
     )
-    assert dataclasses.replace(here, params=dict(x='openai/tiny@http://127.0.0.1:9090/v1')).run == here.run, (
+    assert dataclasses.replace(cell, params=dict(x='openai/tiny@http://127.0.0.1:9090/v1')).run == cell.run, (
         'the same model behind another address is the same condition'
     )
+
+
+def test_a_run_that_failed_after_its_result_has_failed_again(tmp_path, results):
+    cells = plan_cells(read_plan(plan(tmp_path, DOUBLE + "\nraise RuntimeError('a check after the result')")))
+    first, second = (sweep(cells[:1], progress=False) for _ in range(2))
+    assert list(first['status']) == list(second['status']) == ['failed']
+    assert first['error'].iloc[0] == 'RuntimeError: a check after the result'
+
+
+def test_a_run_that_was_killed_after_its_result_is_not_done(tmp_path, results):
+    (cell,) = plan_cells(read_plan(plan(tmp_path, DOUBLE, grid={'x': [1]})))
+    finish(cell.folder, [dict(twice=77)])
+    assert list(sweep([cell], progress=False)['twice']) == [2]
+
+
+@pytest.mark.parametrize(
+    'change', [dict(version=99), dict(format='something-else'), dict(tables={'../x': []}), dict(tables={'timings': []})]
+)
+def test_a_result_that_is_none_is_refused(tmp_path, change):
+    path = tmp_path / 'result.json'
+    write_json(path, {**finish(tmp_path, [dict(twice=2)]), **change})
+    with pytest.raises(AgentkitError, match='/result.json: .*; delete it, or sweep with --fresh'):
+        read_result(path)
+
+
+def test_a_result_of_another_version_is_an_error_before_a_cell_runs(tmp_path, results):
+    cells = plan_cells(read_plan(plan(tmp_path, DOUBLE, grid={'x': [1, 2]})))
+    sweep(cells[1:], progress=False)
+    path = cells[1].folder / 'result.json'
+    write_json(path, {**read_json(path), 'version': 99, 'rows': [dict(twice=-1)]})
+    with pytest.raises(AgentkitError, match=f'{cells[1].run}/result.json'):
+        sweep(cells, progress=False)
+    assert not cells[0].folder.exists() and list(read_table('trial')['twice']) == [4]
+    assert list(sweep(cells, fresh=True, progress=False)['twice']) == [2, 4]
+
+
+def test_a_notebook_that_was_edited_is_run_again_and_prose_is_not_code(tmp_path, results, capsys):
+    path = plan(tmp_path, DOUBLE, grid={'x': [1]})
+    sweep(plan_cells(read_plan(path)), progress=False)
+    notebook(tmp_path / 'n.ipynb', DOUBLE.replace('2 * x', '3 * x'))
+    assert list(sweep(plan_cells(read_plan(path)))['twice']) == [3]
+    assert 'n.ipynb has changed: again' in capsys.readouterr().err
+    edited = read_json(tmp_path / 'n.ipynb')
+    prose = dict(cell_type='markdown', id='0a', metadata={}, source='Why.')
+    write_json(tmp_path / 'n.ipynb', {**edited, 'cells': [prose, *edited['cells']]})
+    sweep(plan_cells(read_plan(path)))
+    assert 'done before' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['../outside', '/tmp/outside', 'a/b', '', '.hidden'])
+def test_names_of_experiments_and_tables_are_no_paths(tmp_path, results, name):
+    with pytest.raises(AgentkitError, match='cannot be the name of an experiment'):
+        read_plan(plan(tmp_path, DOUBLE, experiment=name))
+    with pytest.raises(AgentkitError, match='cannot be the name of a table'):
+        finish(tmp_path, [dict(a=1)], **{name: []})
+
+
+def test_a_further_table_has_a_name_of_its_own(tmp_path):
+    with pytest.raises(AgentkitError, match='cannot be called summary'):
+        finish(tmp_path, [dict(a=1)], summary=[])
+
+
+def test_the_tables_are_written_after_each_cell(tmp_path, results):
+    code = (
+        "from agentkit.core.settings import path_of\nsummary = path_of('results', 'trial', 'summary.csv')\n"
+        "seen = summary.read_text().count('\\n') if summary.exists() else 0\n"
+        'from agentkit.research.sweeps import finish\nfinish(out, [dict(seen=seen)], [dict(seconds=x)])'
+    )
+    assert list(sweep(plan_cells(read_plan(plan(tmp_path, code))), progress=False)['seen']) == [0, 2, 3]
+
+
+def test_what_was_measured_in_seconds_is_not_among_the_results(tmp_path, results):
+    code = 'from agentkit.research.sweeps import finish\nfinish(out, [dict(twice=2 * x)], [dict(seconds=x / 10)])'
+    cells = plan_cells(read_plan(plan(tmp_path, code)))
+    sweep(cells, progress=False)
+    assert [p.name for p in (results / 'trial').glob('*.csv')] == ['summary.csv']
+    assert list(read_table('trial', 'timings')['seconds']) == [0.1, 0.2, 0.3]
+    (results / 'published').mkdir()
+    (results / 'published/timings.csv').write_text('run,seconds\na,7\n')
+    assert list(read_table('published', 'timings')['seconds']) == [7]
+
+
+def test_collect_reads_what_has_ended(tmp_path, results):
+    cells = plan_cells(read_plan(plan(tmp_path, 'assert x != 2, "two is not allowed"\n' + DOUBLE)))
+    sweep(cells[:2], progress=False)
+    assert list(collect(cells)['status']) == ['ok', 'failed']
+
+
+def test_an_interrupt_ends_the_running_notebook_and_the_sweep(tmp_path, results):
+    slow = "import time\nfrom pathlib import Path\nPath(out, 'begun').touch()\ntime.sleep(600)\n" + DOUBLE
+    command = [sys.executable, '-m', 'agentkit.cli', 'sweep', str(plan(tmp_path, slow))]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    while not list(results.rglob('begun')) and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.wait(300) == 130  # half of what the cell would have taken
+    assert len(list(results.rglob('begun'))) == 1 and not list(results.rglob('status.json'))
+
+
+def test_keys_and_addresses_stay_out_of_all_files(tmp_path, results, monkeypatch):
+    key = 'sk-' + 'CANARY1234567890abcdef'
+    monkeypatch.setenv('OPENAI_API_KEY', key)
+    code = "import os\nraise ValueError('refused: Authorization: Bearer ' + os.environ['OPENAI_API_KEY'] + x[:0])"
+    notebook(tmp_path / 'n.ipynb', code, defaults="x = ''  # a model\nout = ''  # the run's folder")
+    model = 'openai/tiny@http://ann:pass-CANARY-99@127.0.0.1:9/v1'
+    (tmp_path / 'plan.yaml').write_text(
+        yaml.safe_dump(dict(experiment='trial', notebook='n.ipynb', grid=dict(x=[model])))
+    )
+    table = sweep(plan_cells(read_plan(tmp_path / 'plan.yaml')), progress=False)
+    assert table['error'].iloc[0].startswith('ValueError: refused: Authorization: Bearer ***')
+    files = [p for p in results.rglob('*') if p.is_file()]
+    assert len(files) >= 5 and not [p for p in files if b'CANARY' in p.read_bytes() or b'127.0.0.1' in p.read_bytes()]
+    run = read_json(next(results.rglob('run.ipynb')))
+    assert any("x = 'openai/tiny'" in ''.join(c['source']).replace('"', "'") for c in run['cells'])

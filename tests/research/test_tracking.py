@@ -14,23 +14,29 @@ from pathlib import Path
 
 import dspy
 import pytest
-from test_sweeps import plan
+from research.test_sweeps import plan
 
 from agentkit.agents.policy import Agent
-from agentkit.agents.programs import random_agent
+from agentkit.agents.programs import Chance
 from agentkit.cli import main
+from agentkit.core.actions import Choice
 from agentkit.core.errors import AgentkitError
+from agentkit.core.secrets import Redactor
 from agentkit.core.settings import settings
 from agentkit.core.store import Journal, read_json, write_json, write_text
-from agentkit.core.types import Step, Task, Trajectory
+from agentkit.core.types import Decision, Observation, State, Step, Task, Trajectory
+from agentkit.core.views import fields
 from agentkit.models.find import make_lm
 from agentkit.testing.models import scripted_lm
 from agentkit.research.sweeps import plan_cells, read_plan, sweep
-from agentkit.research.tracking import Mask, _client, load_agent_from, log_agent, to_mlflow, traced, tracking_uri
+from agentkit.research.tracking import _client, _redactor, load_agent_from, log_agent, to_mlflow, traced, tracking_uri
 
-STATE = dict(
-    task='A door. Your task is to: open it.', trajectory='', possible_actions=['knock', 'wait', 'sing', 'leave']
-)
+
+def at(text='A door. Your task is to: open it.', actions=('knock', 'wait', 'sing', 'leave')):
+    "The beginning of an episode."
+    return State(Task('door', 'door'), Observation(text, Choice(actions)))
+
+
 PLANTED = 'planted-Zq81-horse-battery'
 
 
@@ -86,9 +92,8 @@ def run_folder(results, name='0a1b2c', success=0.5, experiment='doors', **params
                 Trajectory(
                     Task(f'door/{i}', 'door', 'wood'),
                     'local/nano',
-                    0,
-                    'A door.',
-                    (Step('knock', 'It opens.'),) * (i + 1),
+                    Observation('A door.'),
+                    (Step(Decision('knock'), Observation('It opens.')),) * (i + 1),
                     ends[i],
                     float(ends[i] == 'won'),
                 ).to_dict()
@@ -144,6 +149,22 @@ def test_a_run_is_copied_whole(store):
     assert store in artifact(run, '').parents
 
 
+def test_the_journals_of_a_runner_are_named_by_phase(store):
+    folder = store / 'doors' / '0a1b2c'
+    rows = [dict(phase=phase, policy=f'the {phase}', success=0.0) for phase in ('before', 'after')]
+    write_json(folder / 'result.json', dict(rows=rows, timings=[], tables=dict(episodes=[dict(task=0, success=0)])))
+    for phase, name in (('before', 'b'), ('after', 'a')):
+        episode = Trajectory(Task('door/0', 'door'), f'the {phase}', Observation('A door.'), termination='lost')
+        for _ in range(2):  # played again: the last one counts
+            Journal(folder / f'episodes/the-{name}-0123.jsonl').append(episode.to_dict())
+    to_mlflow('doors')
+    for name in ('episodes', 'episodes.before'):
+        assert len(read_json(artifact(runs()['0a1b2c'], f'{name}.json'))['data']) == 1
+    assert to_mlflow('doors')['copied'] == []
+    Journal(folder / 'episodes/the-a-0123.jsonl').append({**episode.to_dict(), 'seed': 1})
+    assert to_mlflow('doors')['copied'] == ['0a1b2c']
+
+
 def test_a_second_copy_changes_nothing_and_a_changed_run_is_replaced(store):
     folder = run_folder(store)
     run_folder(store, '1b2c3d')
@@ -152,7 +173,7 @@ def test_a_second_copy_changes_nothing_and_a_changed_run_is_replaced(store):
     assert to_mlflow('doors')['copied'] == []
     assert {k: r.to_dictionary() for k, r in runs().items()} == before
     Journal(folder / 'after.jsonl').append(
-        Trajectory(Task('door/2', 'door'), 'local/nano', 0, 'A door.', termination='lost').to_dict()
+        Trajectory(Task('door/2', 'door'), 'local/nano', Observation('A door.'), termination='lost').to_dict()
     )
     result = read_json(folder / 'result.json')
     result['rows'][-1].update(success=0.25)
@@ -166,7 +187,7 @@ def test_a_second_copy_changes_nothing_and_a_changed_run_is_replaced(store):
 
 def test_a_copy_that_broke_off_is_made_again(store, monkeypatch):
     run_folder(store)
-    monkeypatch.setattr('agentkit.tracking._put_table', lambda *a: 1 / 0)
+    monkeypatch.setattr('agentkit.research.tracking._put_table', lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         to_mlflow('doors')
     monkeypatch.undo()
@@ -207,13 +228,13 @@ def test_every_call_of_a_run_is_a_trace_of_that_run(store):
 
     def episodes():
         for _ in range(3):
-            agent(**STATE)
+            agent.act(at())
 
     with (
         dspy.context(lm=scripted_lm(['sing'])),
         traced('doors', store / 'doors' / '0a1b2c') as run_id,
     ):  # a context around it does not hide it
-        agent(**STATE)
+        agent.act(at())
         threads = [threading.Thread(target=episodes) for _ in range(2)]
         for t in threads:
             t.start()
@@ -221,7 +242,7 @@ def test_every_call_of_a_run_is_a_trace_of_that_run(store):
             t.join()
         run_inside = os.environ['MLFLOW_TRACKING_URI']
     assert run_inside == tracking_uri() and 'MLFLOW_TRACKING_URI' not in os.environ
-    agent(**STATE)  # outside: no trace
+    agent.act(at())  # outside: no trace
     client = _client()
     traces = client.search_traces(locations=[client.get_experiment_by_name('doors').experiment_id], run_id=run_id)
     assert len(traces) == 7 and all(t.info.state == 'OK' for t in traces)
@@ -246,7 +267,7 @@ def test_a_run_that_raises_is_failed_and_leaves_nothing_behind(store):
 
 def test_off_does_nothing_and_imports_nothing(results):
     code = (
-        'import sys; from agentkit.tracking import traced, check_tracking\n'
+        'import sys; from agentkit.research.tracking import traced, check_tracking\n'
         "with traced('doors', 'x') as run: assert run is None\n"
         "assert not check_tracking(); print(','.join(m for m in ('mlflow', 'dspy', 'pandas') if m in sys.modules))"
     )
@@ -264,13 +285,16 @@ CELLS = """
 import os, sys
 import mlflow.dspy
 from agentkit.agents.policy import Agent
+from agentkit.core.actions import Choice
+from agentkit.core.types import Observation, State, Task
 from agentkit.testing.models import scripted_lm
 from agentkit.research.tracking import to_mlflow, traced
 
 def cell(name):
     agent = Agent(scripted_lm(['knock']))
     with traced('doors', name):
-        for i in range(20): agent(task=f'{name} {i}', trajectory='', possible_actions=['knock'])
+        for i in range(20):
+            agent.act(State(Task('door', 'door'), Observation(f'{name} {i}', Choice(('knock',)))))
     to_mlflow('doors')
 
 starter, go = os.pipe()
@@ -303,7 +327,9 @@ def test_four_processes_at_once_on_a_store_that_is_not_there_yet(store):
     assert sorted(found) == names and {r.info.status for r in found.values()} == {'FINISHED'}
     for name, run in found.items():
         traces = client.search_traces(locations=[run.info.experiment_id], run_id=run.info.run_id)
-        assert sorted(json.loads(t.data.request)['task'] for t in traces) == sorted(f'{name} {i}' for i in range(20))
+        assert sorted(json.loads(t.data.request)['state']['first']['text'] for t in traces) == sorted(
+            f'{name} {i}' for i in range(20)
+        )
         assert len(read_json(artifact(run, 'episodes.json'))['data']) == 2
 
 
@@ -376,8 +402,7 @@ def test_no_secret_reaches_the_store(store, leaky_port, monkeypatch):
         Trajectory(
             Task('door/9', 'door'),
             f'openai/tiny@{address}',
-            0,
-            f'{PLANTED}-env',
+            Observation(f'{PLANTED}-env'),
             termination='error',
             error=f'refused {PLANTED}-env',
         ).to_dict()
@@ -391,7 +416,7 @@ def test_no_secret_reaches_the_store(store, leaky_port, monkeypatch):
     )
     ours = make_lm(f'openai/leaky@http://127.0.0.1:{leaky_port}/v1', api_key=f'{PLANTED}-made', max_tokens=20)
     asked = [
-        lambda lm=lm: Agent(lm)(**{**STATE, 'task': f'a door, and {PLANTED}-env, at {address}'})
+        lambda lm=lm: Agent(lm).act(at(f'a door, and {PLANTED}-env, at {address}'))
         for lm in (plain, plain, ours, ours, lost)
     ]
     asked += [lambda: plain(f'hello {PLANTED}-env', api_key=f'{PLANTED}-call')] * 2
@@ -413,13 +438,13 @@ def test_no_secret_reaches_the_store(store, leaky_port, monkeypatch):
 
 
 def test_a_span_that_cannot_be_cleaned_is_emptied(store, monkeypatch):
-    class Broken(Mask):
+    class Broken(Redactor):
         def __call__(self, value):
             return 1 / 0 if isinstance(value, dict) else super().__call__(value)
 
-    monkeypatch.setattr('agentkit.tracking.Mask', Broken)
+    monkeypatch.setattr('agentkit.research.tracking._redactor', Broken)
     with traced('doors', 'x'):
-        Agent(scripted_lm(['knock']))(**{**STATE, 'task': PLANTED})
+        Agent(scripted_lm(['knock'])).act(at(PLANTED))
     monkeypatch.undo()
     monkeypatch.setenv('AGENTKIT_PATHS_RESULTS', str(store))
     client = _client()
@@ -449,10 +474,10 @@ def test_a_span_that_cannot_be_cleaned_is_emptied(store, monkeypatch):
         ('failed to connect to me:secretword@127.0.0.1:80', False),
     ],
 )
-def test_mask(text, kept):
-    assert (Mask()(text) == text) == kept
+def test_what_is_taken_out(text, kept):
+    assert (_redactor()(text) == text) == kept
     if not kept:
-        assert not any(w in Mask()(text) for w in ('secretword', 'abcdefgh'))
+        assert not any(w in _redactor()(text) for w in ('secretword', 'abcdefgh'))
 
 
 @pytest.mark.parametrize(
@@ -466,13 +491,13 @@ def test_mask(text, kept):
     ],
     ids=lambda s: s[:6],
 )
-def test_a_key_that_shows_by_its_form_is_masked(secret):
-    assert Mask()(f'my key is {secret}') == 'my key is ***'
+def test_a_key_that_shows_by_its_form_is_taken_out(secret):
+    assert _redactor()(f'my key is {secret}') == 'my key is ***'
 
 
-def test_mask_by_name():
-    mask = Mask()
-    assert mask(
+def test_what_is_secret_by_its_name():
+    redact = _redactor()
+    assert redact(
         dict(
             api_key='x', Authorization='y', hf_token='z', aws_secret_access_key='w', max_tokens=5, eos=1, password=None
         )
@@ -485,33 +510,37 @@ def test_mask_by_name():
         eos=1,
         password=None,
     )
-    assert mask([dict(a=[dict(client_secret='x')])]) == [dict(a=[dict(client_secret='***')])]
+    assert redact([dict(a=[dict(client_secret='x')])]) == [dict(a=[dict(client_secret='***')])]
 
 
 def test_a_saved_agent_chooses_the_same_in_a_fresh_process(store):
-    agent = random_agent(7)
+    agent, texts = Chance(7), [f'door {i}' for i in range(20)]
     log_agent(agent, 'doors', 'kept')
-    states = [{**STATE, 'task': f'door {i}'} for i in range(20)]
-    here = [agent(**s).action for s in states]
+    chosen = [agent.act(at(text)).action for text in texts]
     code = (
-        "import json, sys; from agentkit.tracking import load_agent_from; agent = load_agent_from('doors', 'kept')\n"
-        'print(json.dumps([agent(**s).action for s in json.loads(sys.argv[1])]))'
+        'import json, sys\nfrom agentkit.core.actions import Choice\n'
+        'from agentkit.core.types import Observation, State, Task\n'
+        'from agentkit.research.tracking import load_agent_from\n'
+        "agent, (texts, actions) = load_agent_from('doors', 'kept'), json.loads(sys.argv[1])\n"
+        "states = [State(Task('door', 'door'), Observation(t, Choice(tuple(actions)))) for t in texts]\n"
+        'print(json.dumps([agent.act(s).action for s in states]))'
     )
-    there = subprocess.run([sys.executable, '-c', code, json.dumps(states)], capture_output=True, text=True)
-    assert there.returncode == 0, there.stderr
-    assert json.loads(there.stdout) == here and len(set(here)) > 1
+    asked = json.dumps([texts, at().now.actions.options])
+    again = subprocess.run([sys.executable, '-c', code, asked], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == chosen and len(set(chosen)) > 1
     with pytest.raises(AgentkitError, match='run other of doors holds no agent'):
         load_agent_from('doors', 'other')
 
 
 def test_mlflow_s_own_model_holds_no_model_and_needs_leave(store):
     agent = Agent(scripted_lm(['wait']), 'Knock twice.', think=False)
-    agent.react.demos = [dspy.Example(**STATE, action='knock')]
+    agent.react.demos = [dspy.Example(**fields(at()), action='knock')]
     with traced('doors', 'x'):
         log_agent(agent, 'doors', 'x', allow_pickle=True)  # inside the run, too
     assert load_agent_from('doors', 'x', lm=scripted_lm(['sing'])).react.signature.instructions == 'Knock twice.'
     again = load_agent_from('doors', 'x', lm=scripted_lm(['sing']), allow_pickle=True)
-    assert again.react.demos == agent.react.demos and not again.think and again(**STATE).action == 'sing'
+    assert again.react.demos == agent.react.demos and not again.think and again.act(at()).action == 'sing'
     assert not dspy.settings.callbacks and dspy.settings.lm is None  # as mlflow.dspy.load_model would set
     assert agent.react.lm is not None
 
@@ -546,7 +575,7 @@ def test_any_thread_can_trace_but_one_at_a_time(store):
     def elsewhere():
         try:
             with traced('doors', 'x'):
-                Agent(scripted_lm(['knock']))(**STATE)
+                Agent(scripted_lm(['knock'])).act(at())
             said.append('fine')
         except AgentkitError as e:
             said.append(str(e))
@@ -581,10 +610,11 @@ def test_a_parallel_sweep_with_traces(store, tmp_path, monkeypatch):
     monkeypatch.setenv('AGENTKIT_TRACKING_MLFLOW', 'off')
     (store / 'mlflow.db').unlink()
     code = (
-        'from agentkit.agents import Agent\nfrom agentkit.lms import scripted_lm\nfrom agentkit.sweeps import finish\n'
-        'from agentkit.tracking import traced\n'
-        "with traced('trial', out):\n    for i in range(5): Agent(scripted_lm(['knock']))(task=str(x), trajectory='', "
-        "possible_actions=['knock'])\n"
+        'from agentkit.agents.policy import Agent\nfrom agentkit.core.actions import Choice\n'
+        'from agentkit.core.types import Observation, State, Task\nfrom agentkit.research.sweeps import finish\n'
+        'from agentkit.research.tracking import traced\nfrom agentkit.testing.models import scripted_lm\n'
+        "state = State(Task('door', 'door'), Observation(str(x), Choice(('knock',))))\n"
+        "with traced('trial', out):\n    for i in range(5): Agent(scripted_lm(['knock'])).act(state)\n"
         "assert x < 4, 'too large'\nfinish(out, [dict(success=x / 4)])"
     )
     done = subprocess.run(

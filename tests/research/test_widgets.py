@@ -2,15 +2,21 @@
 
 import pytest
 
-from agentkit.data.records import from_generator, make_record, rate_records, read_ratings
+from agentkit.core.actions import Choice
 from agentkit.core.errors import AgentkitError
-from agentkit.core.types import Step, Task, Trajectory
-from agentkit.research.responses import logged_chat
+from agentkit.core.types import Decision, Observation, Step, Task, Trajectory
+from agentkit.data.records import from_generator, make_record, rate_records, read_ratings
 
 pytest.importorskip('ipywidgets')
 from agentkit.research.widgets import rate, show  # noqa: E402
 
-RECORDS = from_generator(logged_chat, 3)
+
+def sums(r):
+    a, b = r.randrange(100), r.randrange(100)
+    return dict(input=f"What's {a} + {b}?", output=str(a + b))
+
+
+RECORDS = from_generator(sums, 3)
 
 
 @pytest.fixture
@@ -116,13 +122,17 @@ def test_what_cannot_be_rated(path):
 
 
 def test_it_is_shown_in_jupyter(path):
-    for w in (rate(RECORDS, path, 'ana'), show(Trajectory(Task('demo', 'corridor'), 'expert', 0, 'Walk.'))):
+    for w in (rate(RECORDS, path, 'ana'), show(Trajectory(Task('demo', 'corridor'), 'expert', Observation('Walk.')))):
         assert 'application/vnd.jupyter.widget-view+json' in w._repr_mimebundle_()
 
 
 def test_an_episode_step_by_step():
-    steps = (Step('walk', 'You walk.', admissible=('walk', 'wait')), Step('<fly>', '', valid=False))
-    w = show(Trajectory(Task('demo', 'corridor', 'far'), 'expert', 0, 'Walk to <door 1>.', steps, 'lost'))
+    first = Observation('Walk to <door 1>.', Choice(('walk', 'wait')))
+    steps = (
+        Step(Decision('walk'), Observation('You walk.')),
+        Step(Decision('<fly>', 'I am a <bird>.'), Observation(''), valid=False),
+    )
+    w = show(Trajectory(Task('demo', 'corridor', 'far'), 'expert', first, steps, 'lost', 0.0))
     assert w.slider.max == 2 and 'Walk to &lt;door 1&gt;.' in w.text.value and 'You walk.' not in w.text.value
     w.slider.value = 1
     assert (
@@ -131,4 +141,10 @@ def test_an_episode_step_by_step():
         and 'lost' not in w.text.value
     )
     w.slider.value = 2
-    assert '(not admissible)' in w.text.value and 'lost, score 0' in w.text.value
+    assert '(not possible)' in w.text.value and 'lost, score 0' in w.text.value
+    assert 'I am a &lt;bird&gt;.' in w.text.value and 'could have been' not in w.text.value
+
+
+def test_an_episode_that_broke_off_has_no_score():
+    w = show(Trajectory(Task('demo', 'corridor'), 'expert', Observation('Walk.'), termination='error'))
+    assert '<i>error</i>' in w.text.value
