@@ -102,14 +102,9 @@ def list_tasks(
     if split not in kind.splits:
         raise AgentkitError(f'{env} has no split {split!r}; it has: {", ".join(kind.splits)}{meant(split, kind.splits)}')
     check_options(kind, options)
-    return kind.tasks(split, n, seed, **_deciding(kind, options))
-
-
-def _deciding(kind, options):
-    "The options that decide the tasks."
     taken = inspect.signature(kind.tasks).parameters
     any_name = any(p.kind is p.VAR_KEYWORD for p in taken.values())
-    return {k: v for k, v in options.items() if any_name or k in taken}
+    return kind.tasks(split, n, seed, **{k: v for k, v in options.items() if any_name or k in taken})
 
 
 def env_settings(kind: type[Environment]) -> dict[str, str]:
