@@ -120,6 +120,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'agentkit.cli._dropped': ('cli.html#_dropped', 'agentkit/cli.py'),
                               'agentkit.cli._environments': ('cli.html#_environments', 'agentkit/cli.py'),
                               'agentkit.cli._folder': ('cli.html#_folder', 'agentkit/cli.py'),
+                              'agentkit.cli._follow': ('cli.html#_follow', 'agentkit/cli.py'),
                               'agentkit.cli._formats': ('cli.html#_formats', 'agentkit/cli.py'),
                               'agentkit.cli._lines': ('cli.html#_lines', 'agentkit/cli.py'),
                               'agentkit.cli._logs': ('cli.html#_logs', 'agentkit/cli.py'),

@@ -155,7 +155,7 @@ PLAYERS = 'a model such as local/nano or openai/gpt-4o-mini, or the file of a sa
 Policy = Annotated[str, Names(_policies, PLAYERS)]
 PLAYED = Setting('environments', 'default')
 
-# %% ../notebooks/cli.ipynb #baec6ce1
+# %% ../notebooks/cli.ipynb #a7f89745
 def pairs(
     texts: Iterable[str],  # name=value
     read: Callable | None = None,  # text -> value; None: as YAML, where 3 is a number and on is true
@@ -190,6 +190,11 @@ def _folder(out, *parts):
 def _plain(text):
     "Markdown for a terminal."
     return str(text).replace('**', '')
+
+
+def _follow(env, option, policy):
+    "What to type next."
+    return ' '.join(['agentkit evaluate --env', env, *(f'--option {o}' for o in option), '--policy', str(policy)])
 
 
 def _content(path):
@@ -349,7 +354,7 @@ def evaluate(
     report.save(out)
     return Done({**report.to_dict(), 'out': str(out)}, f'{_plain(report)}\n\n{out}', failed=not report.trusted)
 
-# %% ../notebooks/cli.ipynb #89f5e375
+# %% ../notebooks/cli.ipynb #4152b9bf
 @command
 def distill(
     *,
@@ -390,15 +395,12 @@ def distill(
     write_json(out / 'card.json', result.card)
     write_json(out / 'costs.json', result.costs)
     name, losses = result.agent.name, result.card['losses']
+    learned = f'{name}: {result.rows} rows learned, loss {losses["first"]:.3f} → {losses["last"]:.3f}'
     address = ''.join(student.partition('@http')[1:])
     facts = dict(policy=name, rows=result.rows, card=result.card, out=str(out))
-    return Done(
-        facts,
-        f'{name}: trained on {result.rows} episodes of {player.name}, loss {losses["first"]:.3f} → {losses["last"]:.3f}'
-        f'\nagentkit evaluate --env {env} --policy {name}{address}',
-    )
+    return Done(facts, f'{learned}\n{_follow(env, option, name + address)}')
 
-# %% ../notebooks/cli.ipynb #3006f581
+# %% ../notebooks/cli.ipynb #ddceeec6
 @command
 def optimize(
     *,
@@ -433,7 +435,7 @@ def optimize(
         out = _folder(out, 'optimize', run.id, *parts)
         train, others = listed[:tasks], listed[tasks:]
         result = optimize(agent, train, others, run.replace(folder=out), method, prompt_model, seed=seed, **chosen)
-    follow = f'agentkit evaluate --env {env} --policy {out / "program.json"}'
+    follow = _follow(env, option, out / 'program.json')
     return Done({**result.to_dict(), 'out': str(out)}, f'{_plain(result)}\n\n{follow}')
 
 # %% ../notebooks/cli.ipynb #cf4178d7

@@ -27,6 +27,27 @@ def agentkit(*argv, input='', **variables):
     return subprocess.run(command, input=input, capture_output=True, text=True, env=env)
 
 
+SESSION = """
+import contextlib, io, json, sys
+from agentkit.cli import main
+
+results = []
+for line in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = main(line.split())
+    results.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(results))
+"""
+
+
+def session(*typed, **variables):
+    "(exit code, standard output, standard error) of several commands in one process of their own."
+    env = {**os.environ, 'COLUMNS': '200', **{k: str(v) for k, v in variables.items()}}
+    run = subprocess.run([sys.executable, '-c', SESSION, *typed], capture_output=True, text=True, env=env)
+    assert run.returncode == 0, run.stderr[-1000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
 def typed(capsys, *argv, code=0):
     "What a command prints."
     assert main([*map(str, argv)]) == code
@@ -251,19 +272,21 @@ def test_a_rate_that_is_not_to_be_trusted_is_exit_code_1(capsys, results, tmp_pa
     assert run.returncode == 2 or json.loads(run.stdout)['trusted'] is False
 
 
-def test_distill_for_machines_and_then_evaluate(results):
+def test_distill_for_machines_and_then_evaluate(results, tmp_path):
     "Standard output is one JSON object, whatever libraries print; the policy it names plays."
-    made = agentkit('distill', '--env', 'corridor', '--tasks', 3, '--epochs', 2, '--json')
-    assert made.returncode == 0, made.stderr[-1000:]
-    student = json.loads(made.stdout)
-    assert student['rows'] == 3 and student['card']['trained']
-    played = agentkit('evaluate', '--env', 'corridor', '--policy', student['policy'], '--tasks', 2, '--json')
-    assert json.loads(played.stdout)['summary']['policy'] == student['policy']
-    saved = Path(student['out']) / 'agent.json'
-    again = agentkit('evaluate', '--env', 'corridor', '--policy', saved, '--tasks', 2, '--json')
-    assert json.loads(again.stdout)['by_kind'][0]['wins'] == json.loads(played.stdout)['by_kind'][0]['wins']
-    stored = agentkit('quantize', '--model', student['policy'], '--type', 'q4_0')
-    assert stored.returncode == 0 and 'tensors Q4_0' in stored.stdout
+    pytest.importorskip('torch')
+    run = agentkit('distill', '--env', 'corridor', '--tasks', 3, '--epochs', 2, '--out', tmp_path / 'student', '--json')
+    assert run.returncode == 0, run.stderr[-1000:]
+    student = json.loads(run.stdout)
+    assert student['rows'] == 3 and student['card']['trained'] and student['out'] == str(tmp_path / 'student')
+    played, again, stored = session(
+        f'evaluate --env corridor --policy {student["policy"]} --tasks 2 --json',
+        f'evaluate --env corridor --policy {tmp_path}/student/agent.json --tasks 2 --json',
+        f'quantize --model {student["policy"]} --type q4_0',
+    )
+    assert json.loads(played[1])['summary']['policy'] == student['policy']
+    assert json.loads(again[1])['summary']['wins'] == json.loads(played[1])['summary']['wins']
+    assert stored[0] == 0 and 'tensors Q4_0' in stored[1]
 
 
 def test_distill_at_a_provider_costs_only_what_was_agreed(capsys, results):
@@ -423,49 +446,48 @@ def stranger(tmp_path):
 
 
 def test_a_strangers_environment_is_in_the_help(stranger):
-    run = agentkit('evaluate', '--help', **stranger)
-    assert run.returncode == 0 and 'lamps' in run.stdout and 'practice, exam' in run.stdout
-    assert '[default: lamps]' in run.stdout
-    card = json.loads(agentkit('env', 'list', '--json', **stranger).stdout)['lamps']
+    helped, listed, misspelt = session('evaluate --help', 'env list --json', 'tasks --env lamp', **stranger)
+    assert all(text in helped[1] for text in ('lamps', 'practice, exam', '[default: lamps]'))
+    card = json.loads(listed[1])['lamps']
     assert card['options'] == dict(lamps='2') and card['settings'] == dict(colour='red')
     assert card['splits'] == ['practice', 'exam'] and 'short' in card['views']
-    assert "did you mean 'lamps'?" in agentkit('tasks', '--env', 'lamp', **stranger).stderr
+    assert misspelt[0] == 2 and "did you mean 'lamps'?" in misspelt[2]
 
 
 @pytest.mark.parametrize('env', ['lamps', 'stranger:Lamps'])
 def test_a_strangers_environment_does_all_that_ours_do(env, stranger, results):
-    def run(*argv):
-        done = agentkit(*argv, **stranger)
-        assert done.returncode == 0, done.stderr[-1000:]
-        return done.stdout
-
-    assert f'3 tasks in {env}/practice: 3 Lamps in a row' in run('tasks', '--env', env)
-    assert 'keeps what it promises' in run('env', 'check', env, '--option', 'lamps=3')
-    played = run('play', '--env', env, '--policy', 'expert', '--option', 'lamps=3')
+    runs = session(
+        f'tasks --env {env}',
+        f'env check {env} --option lamps=3',
+        f'play --env {env} --policy expert --option lamps=3',
+        f'evaluate --env {env} --policy expert --option lamps=4 --json',
+        f'evaluate --env {env} --policy random-reader --tasks 1 --json',
+        **stranger,
+    )
+    assert [code for code, _, _ in runs] == [0] * 5, runs
+    listed, checked, played, measured, read = (out for _, out, _ in runs)
+    assert f'3 tasks in {env}/practice: 3 Lamps in a row' in listed
+    assert 'keeps what it promises' in checked
     assert 'A row of blue lamps' in played and 'won after 3 steps' in played
-    measured = run('evaluate', '--env', env, '--policy', 'expert', '--option', 'lamps=4', '--json')
     assert json.loads(measured)['summary']['steps'] == 4
-    read = run('evaluate', '--env', env, '--policy', 'random-reader', '--tasks', 1)
-    assert 'random-reader' in read and 'exam' in json.loads(run('tasks', '--env', env, '--split', 'exam', '--json'))['split']
+    assert json.loads(read)['summary']['policy'] == 'random-reader' and json.loads(read)['info']['split'] == 'exam'
 
 
 @pytest.mark.parametrize('env', ['lamps', 'stranger:Lamps'])
 def test_a_strangers_environment_can_be_learned(env, stranger, results, tmp_path):
     pytest.importorskip('torch')
-    out = tmp_path / 'student'
-    command = ('distill', '--env', env, '--option', 'lamps=3', '--tasks', 2, '--epochs', 1, '--out', out, '--json')
-    run = agentkit(*command, **stranger)
-    assert run.returncode == 0, run.stderr[-1000:]
-    contents = [m['content'] for row in map(json.loads, open(out / 'rows.jsonl')) for m in row['messages']]
+    command = f'distill --env {env} --option lamps=3 --tasks 2 --epochs 1 --out {tmp_path}/student --json'
+    ((code, _, err),) = session(command, **stranger)
+    assert code == 0, err
+    rows = [json.loads(line) for line in (tmp_path / 'student/rows.jsonl').read_text().splitlines()]
+    contents = [m['content'] for row in rows for m in row['messages']]
     assert '2 switched' in contents and not any('lamps' in c for c in contents)  # it learns what its view shows
 
 
 def test_a_broken_package_breaks_nothing_else(stranger):
     site = Path(stranger['PYTHONPATH'].split(os.pathsep)[0])
     (site / 'stranger.py').write_text('import no_such_package')
-    listed = agentkit('env', 'list', '--json', **stranger, AGENTKIT_ENVIRONMENTS_DEFAULT='corridor')
-    assert 'no_such_package' in json.loads(listed.stdout)['lamps']['error']
-    other = agentkit('tasks', '--env', 'corridor', **stranger, AGENTKIT_ENVIRONMENTS_DEFAULT='corridor')
-    assert other.returncode == 0
-    own = agentkit('tasks', '--env', 'lamps', **stranger, AGENTKIT_ENVIRONMENTS_DEFAULT='corridor')
-    assert own.returncode == 2 and 'no_such_package' in own.stderr
+    variables = dict(stranger, AGENTKIT_ENVIRONMENTS_DEFAULT='corridor')
+    listed, other, own = session('env list --json', 'tasks --env corridor', 'tasks --env lamps', **variables)
+    assert 'no_such_package' in json.loads(listed[1])['lamps']['error'] and other[0] == 0
+    assert own[0] == 2 and 'no_such_package' in own[2]
