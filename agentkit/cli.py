@@ -699,6 +699,6 @@ def main(argv: list[str] | None = None) -> int:
     print('agentkit:', ' '.join(text.split()), file=sys.stderr)
     return code
 
-# %% ../notebooks/cli.ipynb #7769cdec
-if __name__ == '__main__':
+# %% ../notebooks/cli.ipynb #522bc74b
+if __name__ == '__main__' and '__file__' in globals():  # a module, not this page
     sys.exit(main())

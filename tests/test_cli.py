@@ -260,18 +260,6 @@ def test_evaluate(capsys, results, tmp_path):
     assert other['summary']['n'] == 8 and other['summary']['steps'] < report['summary']['steps']
 
 
-def test_a_rate_that_is_not_to_be_trusted_is_exit_code_1(capsys, results, tmp_path):
-    from agentkit.agents.policy import Agent
-    from agentkit.agents.saving import save_agent
-    from agentkit.models.find import make_lm
-
-    save_agent(Agent(make_lm('openai/parrot@http://127.0.0.1:9/v1')), tmp_path / 'agent.json')
-    policy = f'{tmp_path}/agent.json@http://127.0.0.1:9/v1'
-    run = agentkit('evaluate', '--env', 'corridor', '--policy', policy, '--tasks', 2, '--json')
-    assert run.returncode in (1, 2)
-    assert run.returncode == 2 or json.loads(run.stdout)['trusted'] is False
-
-
 def test_distill_for_machines_and_then_evaluate(results, tmp_path):
     "Standard output is one JSON object, whatever libraries print; the policy it names plays."
     pytest.importorskip('torch')
@@ -378,6 +366,8 @@ def test_sweep_report_and_mlflow(capsys, results, tmp_path):
 # --- what somebody else installs ---
 
 LAMPS = '''
+import os
+
 from agentkit.core.actions import Choice
 from agentkit.core.types import Hint, Observation, Task
 from agentkit.core.views import View, conversation
@@ -429,6 +419,11 @@ class Lamps(Environment):
 
     def progress(self):
         return self.on / self.lamps
+
+
+class Dead(Lamps):
+    def step(self, action):
+        os._exit(3)
 '''
 
 
@@ -482,6 +477,13 @@ def test_a_strangers_environment_can_be_learned(env, stranger, results, tmp_path
     rows = [json.loads(line) for line in (tmp_path / 'student/rows.jsonl').read_text().splitlines()]
     contents = [m['content'] for row in rows for m in row['messages']]
     assert '2 switched' in contents and not any('lamps' in c for c in contents)  # it learns what its view shows
+
+
+def test_a_rate_that_is_not_to_be_trusted_is_exit_code_1(stranger, results):
+    command = 'evaluate --env stranger:Dead --policy expert --tasks 1 --workers 1'
+    machine, person = session(f'{command} --json', command, **stranger)
+    assert machine[0] == 1 and json.loads(machine[1])['trusted'] is False
+    assert person[0] == 1 and 'was not measured' in person[1]
 
 
 def test_a_broken_package_breaks_nothing_else(stranger):
