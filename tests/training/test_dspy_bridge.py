@@ -154,7 +154,23 @@ def agents():
     )
 
 
-@pytest.mark.parametrize('name', agents())
+def learned_calls(rows):
+    "Prompt and answer of all that is learned, each once."
+    texts = [[(m['role'], m['content']) for m in r['messages']] for r in call_rows(rows)]
+    return {json.dumps(t) for t in texts}
+
+
+@pytest.mark.parametrize('name', ['window', 'brief'])
+@pytest.mark.parametrize('correct', [None, 'hints', 'expert'])
+def test_short_rows_teach_the_same_with_and_without_dspy(name, correct, shown, strayed):
+    "DSPy's way folds calls that are the same in several episodes; without it, each episode keeps its own."
+    agent = agents()[name].viewed(views_of(Corridor))
+    episodes, correct = (shown if correct is None else strayed), Expert() if correct == 'expert' else correct
+    folded, plain = through_dspy(agent, episodes, correct), rows(episodes, agent, correct)
+    assert learned_calls(folded) == learned_calls(plain) and len(folded) <= len(plain)
+
+
+@pytest.mark.parametrize('name', [n for n in agents() if n not in ('window', 'brief')])
 @pytest.mark.parametrize('correct', [None, 'hints', 'expert'])
 def test_rows_are_the_same_with_and_without_dspy(name, correct, shown, strayed):
     agent = agents()[name].viewed(views_of(Corridor))
