@@ -15,7 +15,8 @@ from agentkit.core.errors import AgentkitError
 from agentkit.core.store import write_text
 from agentkit.core.types import Decision, Task
 from agentkit.data.filters import filter_records, scored, uncontaminated
-from agentkit.data.records import DataCollector, from_generator
+from agentkit.data.collector import DataCollector
+from agentkit.data.records import from_generator
 from agentkit.data.rows import rows
 from agentkit.envs.find import list_tasks
 from agentkit.envs.questions.generated import REQUESTS
@@ -275,7 +276,7 @@ def test_no_answer_and_no_probabilities():
 
 
 @pytest.fixture(scope='module')
-def lab(tmp_path_factory):
+def lab(tmp_path_factory, one_thread):
     "A small lab: twelve requests, really learned by a tiny nano."
     pytest.importorskip('xllamacpp')
     with pytest.MonkeyPatch.context() as m:
