@@ -13,6 +13,7 @@ import dspy
 from .agents.policy import Policy
 from .agents.saving import make_policy
 from .core.errors import AgentkitError, EpisodeError
+from .core.secrets import error_line, redact
 from .core.store import Journal, digest, journalled
 from .core.types import Decision, Observation, State, Step, Task, Trajectory, episode_key, said, trajectory
 from .envs.base import views_of
@@ -89,7 +90,7 @@ def run_episode(
             except Exception as e:
                 if isinstance(e, AgentkitError) and not isinstance(e, EpisodeError):
                     raise  # to be put right: a missing model, a dead worker
-                end, error = 'error', f'{type(e).__name__}: {e}'.splitlines()[0]
+                end, error = 'error', error_line(e)
                 break
             if on_step:
                 on_step(state.steps[-1])
@@ -119,7 +120,7 @@ def play(
                 return run_episode(policy, env, task, **options)
         except WorkerError as e:
             if not left:
-                return _not_played(policy, pool, task, str(e).splitlines()[0], **options)
+                return _not_played(policy, pool, task, redact(str(e).splitlines()[0], strict=True), **options)
 
 
 def _not_played(policy, pool, task, error, seed=0, sample=0, limits=Limits(), **_):

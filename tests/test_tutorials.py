@@ -1,6 +1,7 @@
 "The tutorials from top to bottom under papermill: offline, and pointed at a real llama.cpp server."
 
 import json
+from collections import defaultdict
 
 import pytest
 from conftest import ROOT
@@ -28,6 +29,15 @@ def outputs(path):
     )
 
 
+def played(folder):
+    "The episodes that a runner kept, by policy."
+    episodes = defaultdict(list)
+    for journal in (folder / 'episodes').glob('*.jsonl'):
+        for t in read_trajectories(journal):
+            episodes[t.policy].append(t)
+    return episodes
+
+
 def test_fine_tune_an_agent_offline(tmp_path, results):
     execute(
         FINE_TUNE,
@@ -37,12 +47,12 @@ def test_fine_tune_an_agent_offline(tmp_path, results):
     shown = outputs(tmp_path / 'out.ipynb')
     assert 'bootstrap_search: ' in shown and 'write provider/model' in shown and 'no tasks to learn from' in shown
     agent = load_agent(tmp_path / 'run/agent.json')
-    played = read_trajectories(tmp_path / 'run/after.jsonl')
-    assert {t.policy for t in played} == {agent.name} and len(played) == SMALL['eval_tasks']
-    assert {t.policy for t in read_trajectories(tmp_path / 'run/before.jsonl')} != {agent.name}
+    episodes = played(tmp_path / 'run')
+    assert len(episodes[agent.name]) == SMALL['eval_tasks']
+    assert any(name.startswith('local/nano-base') for name in episodes), 'the student before it learned'
 
 
-def test_fine_tune_an_agent_with_a_model_behind_an_address(tmp_path, results):
+def test_fine_tune_an_agent_with_a_model_behind_an_address(tmp_path, results, monkeypatch):
     rows = [
         dict(
             messages=[
@@ -53,6 +63,7 @@ def test_fine_tune_an_agent_with_a_model_behind_an_address(tmp_path, results):
     ]
     server = serve(make_nano(rows, size='tiny', vocabulary=300), slots=2, context=4096)
     name = f'openai/{server.model}'
+    monkeypatch.setenv('AGENTKIT_API_KEY', server.key)
     try:
         execute(
             FINE_TUNE,
@@ -68,9 +79,9 @@ def test_fine_tune_an_agent_with_a_model_behind_an_address(tmp_path, results):
         )
     finally:
         stop_servers()
-    played = read_trajectories(tmp_path / 'run/zero_shot.jsonl')
-    assert {t.policy for t in played} == {name} and sum(t.usage['tokens_in'] for t in played) > 0
-    assert not [t for t in played if t.termination == 'error']
+    zero_shot = played(tmp_path / 'run')[name]
+    assert len(zero_shot) >= SMALL['eval_tasks'] and sum(t.usage['tokens_in'] for t in zero_shot) > 0
+    assert not [t for t in zero_shot if t.termination == 'error']
     assert load_agent(tmp_path / 'run/agent.json').name.startswith('local/nano-')
     assert not [p for p in (tmp_path / 'run').rglob('*.json*') if server.url in p.read_text()], (
         'an address is not written down'

@@ -6,11 +6,11 @@
 __all__ = ['DEFAULTS', 'root', 'section', 'settings', 'path_of', 'without_keys']
 
 # %% ../../notebooks/core/02_settings.ipynb #90820dd4
-import configparser, difflib, os, re
+import configparser, functools, os, re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from .errors import AgentkitError
+from .errors import AgentkitError, meant
 
 # %% ../../notebooks/core/02_settings.ipynb #c093c0f0
 def root() -> Path:
@@ -23,6 +23,7 @@ def root() -> Path:
 # %% ../../notebooks/core/02_settings.ipynb #cb1a9c08
 DEFAULTS = dict(
     paths=dict(results='results', figures='figures', data='data'),
+    environments=dict(default='alfworld'),
     models=dict(teacher='expert', student='nano', judge='', backend='llama.cpp'),
     sweeps=dict(jobs='1'),
     tracking=dict(mlflow='off'),
@@ -32,25 +33,28 @@ DEFAULTS = dict(
 def _check_key(section, key, known, where):
     "One clear error for a key that nobody reads."
     if key not in known:
-        near = difflib.get_close_matches(key, known, 1)
-        meant = f'; did you mean {near[0]!r}?' if near else '.'
-        raise AgentkitError(f'{where}: unknown key {key!r} in [{section}]{meant} Known: {", ".join(known) or "none"}')
+        hint = meant(key, known) or '.'
+        raise AgentkitError(f'{where}: unknown key {key!r} in [{section}]{hint} Known: {", ".join(known) or "none"}')
 
 
 def _check_section(section, where):
     "A section is one of the kit's, or has the name of an environment, which checks its keys when it is used."
-    others = [e.name for e in entry_points(group='agentkit.envs')]
-    if section not in (*DEFAULTS, *others) and ':' not in section:
-        known = ', '.join([*DEFAULTS, *others])
+    if section not in DEFAULTS and ':' not in section and section not in _environments():
+        known = ', '.join([*DEFAULTS, *_environments()])
         raise AgentkitError(f'{where}: unknown section [{section}]; known: {known}')
+
+
+@functools.cache
+def _environments():
+    return [e.name for e in entry_points(group='agentkit.envs')]
 
 
 def _read_ini(path):
     ini = configparser.ConfigParser(interpolation=None)
     try:
-        ini.read(path, encoding='utf-8-sig')
-    except (configparser.Error, UnicodeDecodeError) as e:
-        raise AgentkitError(f'{path} cannot be read: {e}') from e
+        ini.read_string(path.read_text('utf-8-sig') if path.is_file() else '')
+    except (configparser.Error, UnicodeDecodeError, OSError) as e:
+        raise AgentkitError(f'{path} cannot be read: {" ".join(str(e).split())}') from e
     return ini
 
 # %% ../../notebooks/core/02_settings.ipynb #5e3e1285
@@ -59,8 +63,12 @@ def section(
     defaults: Mapping[str, str],  # key → value
 ) -> dict[str, str]:
     "Key → value of one section: from the defaults, then `settings.ini`, then `AGENTKIT_<SECTION>_<KEY>` variables."
-    path, out = root() / 'settings.ini', dict(defaults)
-    ini = _read_ini(path)
+    path = root() / 'settings.ini'
+    return _section(_read_ini(path), path, name, defaults)
+
+
+def _section(ini, path, name, defaults):
+    out = dict(defaults)
     for key, value in ini.items(name) if ini.has_section(name) else ():
         _check_key(name, key, defaults, path)
         out[key] = value
@@ -70,9 +78,10 @@ def section(
 def settings() -> dict[str, dict[str, str]]:
     "Section → key → value, of the kit's own sections; a section that nobody reads is an error."
     path = root() / 'settings.ini'
-    for name in _read_ini(path).sections():
+    ini = _read_ini(path)
+    for name in ini.sections():
         _check_section(name, path)
-    return {name: section(name, defaults) for name, defaults in DEFAULTS.items()}
+    return {name: _section(ini, path, name, defaults) for name, defaults in DEFAULTS.items()}
 
 # %% ../../notebooks/core/02_settings.ipynb #dee35fa9
 def path_of(

@@ -7,7 +7,7 @@ __all__ = ['write_bytes', 'write_text', 'write_json', 'read_json', 'locked', 'Jo
            'journalled', 'digest', 'rng']
 
 # %% ../../notebooks/core/03_store.ipynb #7e4edfd1
-import contextlib, dataclasses, fcntl, hashlib, json, os, random, secrets
+import contextlib, contextvars, dataclasses, fcntl, hashlib, json, os, random, secrets
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path

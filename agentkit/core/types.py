@@ -192,7 +192,13 @@ class Trajectory:
 
     @property
     def won(self) -> bool:
-        return self.termination == 'won'
+        "Was the goal reached? The environment says so, or a judge where only a judge can."
+        return self.termination == 'won' or (self.termination == 'ended' and self.score == 1)
+
+    @property
+    def measured(self) -> bool:
+        "Does it say something about its policy? What broke off, or waits for a judge, does not."
+        return self.termination != 'error' and (self.termination != 'ended' or self.score is not None)
 
     @property
     def total_reward(self) -> float:

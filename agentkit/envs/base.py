@@ -18,7 +18,7 @@ class Environment:
     "Something to act in. Subclass it; `tasks`, `reset` and `step` are needed."
 
     name: ClassVar[str] = ''  # of its section in settings.ini; the name it is registered under
-    extra: ClassVar[str] = ''  # the extra of pip that installs what it needs, e.g. "agentkit[alfworld]"
+    extra: ClassVar[str] = ''  # what pip installs for it, e.g. "my_package[grid]"
     splits: ClassVar[tuple[str, ...]] = ('train', 'valid')  # the first is for training, the last for measuring
     instructions: ClassVar[str] = 'Choose the next action.'  # what a language model is told
     labels: ClassVar[Mapping[str, str]] = {}  # kind of task → what a figure calls it

@@ -18,10 +18,8 @@ from ..core.types import Trajectory
 def success(gold, pred, trace=None, pred_name=None, pred_trace=None) -> float:
     "1.0 when the environment says the task was won, else 0.0."
     t = getattr(pred, 'episode', None)
-    if isinstance(t, Trajectory) and t.termination == 'ended':
-        if t.score is None:
-            raise AgentkitError(f'{t.task.env} does not say how well {t.task.id} was done: name a judge as the metric')
-        return float(passes(t.score))
+    if isinstance(t, Trajectory) and t.termination == 'ended' and not t.measured:
+        raise AgentkitError(f'{t.task.env} does not say how well {t.task.id} was done: name a judge as the metric')
     return float(pred.success)
 
 

@@ -18,7 +18,7 @@ from ..core.views import fields
 from ..envs.base import Environment
 from ..envs.find import find_env
 from ..envs.pool import EnvPool, WorkerError
-from .base import Judge, Verdict, episode, text_of
+from .base import Judge, Verdict, episode
 from ..rollouts import answer
 
 # %% ../../notebooks/judges/02_expert.ipynb #1738bc92
@@ -119,10 +119,11 @@ class Replays:
                 now, valid = answer(env, now, Decision(hint.action))
                 way.append(Step(Decision(hint.action), now, valid))
         spent.update(replays=1, env_steps=sum(bool(s.action) for s in way))
-        arrived, expected = now.done and now.score == 1, dataclasses.replace(t, steps=tuple(way))
-        return {
-            _state_key(expected, k): len(way) - k if arrived else None for k in range(step, len(way) + 1)
-        }
+        expected, n = dataclasses.replace(t, steps=tuple(way)), len(way)
+        if now.done and now.score == 1:
+            return {_state_key(expected, k): n - k for k in range(step, n + 1)}
+        end = n if n < step + self.max_steps else step  # cut off: from a later state it may get there
+        return {_state_key(expected, k): None for k in range(step, end + 1)}
 
     def outcome(self, t: Trajectory, taken: Decision, spent: Counter) -> Step:
         "What comes of a decision after this episode."

@@ -6,7 +6,7 @@ only what the environment admits."""
 # %% auto #0
 __all__ = ['START_SECONDS', 'REPLY_SECONDS', 'DYING_SECONDS', 'SMALL_BYTES', 'LOG_BYTES', 'OF_ONE_EPISODE', 'VLLM_START_SECONDS',
            'BACKENDS', 'ATTEMPTS', 'CALL_TOKENS', 'ServerGone', 'Server', 'VllmServer', 'serve', 'reload_servers',
-           'stop_servers', 'choice_grammar', 'choice', 'LocalEngine', 'LocalLM', 'local_lm']
+           'stop_servers', 'server_speed', 'choice_grammar', 'choice', 'LocalEngine', 'LocalLM', 'local_lm']
 
 # %% ../../notebooks/models/06_serving.ipynb #c6fc483d
 import os
@@ -14,7 +14,8 @@ import os
 os.environ.setdefault('LITELLM_LOCAL_MODEL_COST_MAP', 'True')  # offline, litellm otherwise waits for a price list
 
 # %% ../../notebooks/models/06_serving.ipynb #3dd13f69
-import atexit, contextlib, fcntl, importlib.util, json, os, secrets, signal, subprocess, sys, tempfile, threading
+import atexit, contextlib, fcntl, importlib.util, json, os, secrets, signal, subprocess, sys, tempfile, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import dspy, httpx
 from ..core.actions import Actions, Choice, ToolCall
@@ -296,6 +297,26 @@ def stop_servers(
 
 
 atexit.register(stop_servers)
+
+# %% ../../notebooks/models/06_serving.ipynb #0c3d1cb8
+def server_speed(
+    model,  # anything `serve` takes; its server is ended
+    prompts: list[str],  # long ones, to read
+) -> dict:
+    "Tokens a second of the bare server: reading long prompts, and writing in all slots at once."
+    server = serve(model)
+    read = [server.post('/completion', dict(prompt=p, n_predict=1, cache_prompt=False))['timings'] for p in prompts]
+    start = time.perf_counter()
+
+    def write(_):
+        return server.post('/completion', dict(prompt='go', n_predict=256, ignore_eos=True))['timings']['predicted_n']
+
+    with ThreadPoolExecutor(server.slots) as threads:
+        written = sum(threads.map(write, range(server.slots)))
+    writing = written / (time.perf_counter() - start)
+    stop_servers(server.model)
+    reading = 1000 * sum(t['prompt_n'] for t in read) / sum(t['prompt_ms'] for t in read)
+    return dict(reading=round(reading), writing=round(writing))
 
 # %% ../../notebooks/models/06_serving.ipynb #202a9646
 def choice_grammar(

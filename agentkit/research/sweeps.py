@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['PLAN_KEYS', 'RESULT', 'VERSION', 'TABLES', 'parameters', 'check_parameters', 'check_name', 'Cell', 'read_plan',
-           'plan_cells', 'finish', 'read_result', 'execute', 'notebook_digest', 'is_done', 'run_cell', 'sweep',
-           'collect', 'read_table']
+           'plan_cells', 'finish', 'read_result', 'results_of', 'execute', 'notebook_digest', 'is_done', 'run_cell',
+           'sweep', 'collect', 'read_table']
 
 # %% ../../notebooks/research/06_sweeps.ipynb #b4463f63
-import contextlib, itertools, os, re, signal, sys, weakref
+import ast, contextlib, functools, itertools, os, re, signal, sys, weakref
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
+from ..core.comments import assigned, comments
 from ..core.errors import AgentkitError, need
 from ..core.secrets import Redactor, error_line
 from ..core.settings import path_of, root, settings
@@ -30,8 +31,17 @@ def parameters(
     tagged = [c for c in read_json(path)['cells'] if 'parameters' in c['metadata'].get('tags', [])]
     if len(tagged) != 1:
         raise AgentkitError(f'{path} has {len(tagged)} cells tagged "parameters"; it needs exactly one')
-    known = need('papermill', 'lab').inspect_notebook(str(path))
-    return {k: dict(default=v['default'], type=v['inferred_type_name'], help=v['help']) for k, v in known.items()}
+    source = ''.join(tagged[0]['source'])
+    try:
+        statements, known = ast.parse(source).body, comments(source)
+    except SyntaxError as e:
+        raise AgentkitError(f'{path}: the cell with the parameters is not Python: {e}') from e
+    return {name: _about(s, source, known.get(name, '')) for s in statements for name in assigned(s)}
+
+
+def _about(statement, source, help):
+    text, annotation = functools.partial(ast.get_source_segment, source), getattr(statement, 'annotation', None)
+    return dict(default=text(statement.value), type=text(annotation) if annotation else 'None', help=help)
 
 
 def check_parameters(notebook, params: dict):
@@ -157,6 +167,52 @@ def read_result(
     except (AgentkitError, KeyError, TypeError) as e:
         raise AgentkitError(f'{path}: {e}; delete it, or sweep with --fresh') from e
     return result
+
+# %% ../../notebooks/research/06_sweeps.ipynb #453e6a53
+def results_of(
+    reports: dict,  # phase → `Report`
+    distilled=None,  # the `Distilled` that the last phase measures
+    timings: dict = {},  # further wall-clock figures of the last phase
+    **columns: dict,  # phase → further columns of its row
+) -> dict:
+    "What reports say, as arguments of `finish`."
+    last, rows, clocks, kinds, episodes = list(reports)[-1], [], [], [], []
+    for phase, report in reports.items():
+        row = dict(phase=phase, **report.summary)
+        clock = dict(phase=phase, episode_seconds=row.pop('seconds'))
+        if phase == last:
+            row |= _training(distilled) if distilled else {}
+            clock |= {**(_seconds(distilled) if distilled else {}), **timings}
+        rows.append({**row, **columns.get(phase, {})})
+        clocks.append(clock)
+        kinds += [dict(phase=phase, **k) for k in report.by_kind.drop(columns='seconds').to_dict('records')]
+        played = report.episodes[['task', 'kind', 'seed', 'success', 'steps', 'termination']]
+        episodes += [dict(phase=phase, **e) for e in played.to_dict('records')]
+    tables = dict(by_kind=kinds, episodes=episodes)
+    if distilled:
+        tables |= dict(costs=[{k: v for k, v in c.items() if 'seconds' not in k} for c in distilled.costs])
+        tables |= dict(losses=_curve(distilled.losses))
+    return dict(rows=rows, timings=clocks, **tables)
+
+
+def _training(distilled):
+    "What was learned, and from how much."
+    card, costs = distilled.card, distilled.costs
+    return dict(
+        **dict(model=card['id'], rows=distilled.rows, corrections=distilled.corrections),
+        **dict(train_steps=card['steps'], train_tokens=sum(c['tokens'] for c in costs) or card['tokens']),
+        **dict(loss_first=card['losses']['first'], loss_last=card['losses']['last']),
+    )
+
+
+def _seconds(distilled):
+    return {k: sum(c[k] for c in distilled.costs) for k in ('play_seconds', 'train_seconds')}
+
+
+def _curve(losses, points=200):
+    "The losses at some two hundred steps, with the tokens that had been read."
+    curve = losses.drop(columns='seconds').assign(tokens=losses['tokens'].cumsum())
+    return curve.iloc[:: max(1, len(curve) // points)]
 
 # %% ../../notebooks/research/06_sweeps.ipynb #3a6f56e1
 _KERNELS = weakref.WeakSet()  # that run now

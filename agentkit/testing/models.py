@@ -22,13 +22,13 @@ class _Script:
     def complete(self, request):
         self.asked.append(request)
         text = self.replies[min(len(self.asked), len(self.replies)) - 1]
-        count = lambda messages: sum(len(p.text.split()) for m in messages for p in m.parts)
+        words = sum(len(p.text.split()) for m in request.messages for p in m.parts)
         return lm15.Response(
             id=None,
             model=request.model,
             message=lm15.Message.assistant(text),
             finish_reason='stop',
-            usage=lm15.Usage(input_tokens=count(request.messages), output_tokens=len(text.split())),
+            usage=lm15.Usage(input_tokens=words, output_tokens=len(text.split())),
         )
 
 

@@ -1,562 +1,301 @@
-"Rows for other trainers: the same messages and targets after a round trip; no file teaches what it should not."
+"What is learned behind a prompt is what the agent is asked when it plays, in every view; and how much it counts."
 
+import contextlib
+import dataclasses
 import json
+import math
+from random import Random
 
+import dspy
 import pytest
-from hypothesis import given, strategies as st
+from conftest import ROOT
+from dspy.utils.exceptions import AdapterParseError
+from hypothesis import given, settings as hypothesis_settings, strategies as st
 
+from agentkit.agents.policy import Agent, ConversationAdapter, demonstration
+from agentkit.agents.programs import Chance, Expert, Program
+from agentkit.agents.saving import student_agent
+from agentkit.core.actions import Choice
 from agentkit.core.errors import AgentkitError
-from agentkit.core.store import read_json
-from agentkit.data.cards import load_dataset, preview, save_dataset
-from agentkit.data.formats import FORMATS, conversations, export, load_export
-from agentkit.data.pairs import (
-    PAIR_FORMATS,
-    chosen_rows,
-    correction_pairs,
-    export_pairs,
-    judged_pair,
-    load_pairs,
-    preference,
-    preference_pairs,
+from agentkit.core.types import Decision, Hint, Observation, Step, Task, Trajectory, said, trajectory
+from agentkit.core.views import View
+from agentkit.data.rows import (
+    call_rows,
+    episode_rows,
+    has_weights,
+    keep,
+    mask_turns,
+    provenance,
+    read_rows,
+    rows,
+    weighted,
+    write_rows,
 )
-from agentkit.data.rows import call_rows, check_split, episode_rows, mask_turns, split_by_task, task_of
-from agentkit.training.bases import make_nano
-from agentkit.training.encoding import encode
-from agentkit.training.trainer import TrainConfig, finetune
+from agentkit.envs.alfworld.view import Brief
+from agentkit.envs.base import views_of
+from agentkit.envs.find import make_env
+from agentkit.rollouts import run_episode
+from agentkit.testing.corridor import Corridor
+from agentkit.testing.models import scripted_lm
 
 
-def row(*answers, system='Play.', **provenance):
-    "A conversation with these answers; a pair is (answer, another one to learn instead)."
-    messages = [dict(role='system', content=system)] * bool(system) + [dict(role='user', content='Find "it" ★.')]
-    for i, a in enumerate(answers):
-        told = (
-            dict(role='assistant', content=a, loss=True)
-            if isinstance(a, str)
-            else dict(role='assistant', content=a[0], loss=False, **({'instead': a[1]} if a[1] else {}))
-        )
-        messages += [told, dict(role='user', content=f'You see\nroom {i}.')]
-    return dict(messages=messages[:-1], provenance=provenance)
+class Noted(View):
+    "A history, and for a while a note below what is seen now."
+
+    name = 'noted'
+
+    def messages(self, state):
+        *before, last = super().messages(state)
+        note = '\n(half way)' if len(state.steps) == 2 else ''
+        return [*before, {**last, 'content': last['content'] + note}]
 
 
-WON = [row('go to desk 1', 'take mug 1', task='a'), row('look', task='b', system='')]
-DEMO = [row(('look', None), 'take pen 1', task='c')]  # a demonstration in the prompt
-CORRECTED = [row('go to desk 1', ('take pen 1', 'take mug 1'), 'drop it', task='d')]
+class Silent(View):
+    "A history without thoughts."
+
+    name = 'silent'
+
+    def messages(self, state):
+        acted = [s for s in state.steps if not s.decision.thinks]
+        return super().messages(dataclasses.replace(state, steps=acted))
 
 
-def targets(rows):
-    return sorted(
-        json.dumps([[m['content'] for m in r['messages'][:i]], m['content']])
-        for r in rows
-        for i, m in enumerate(r['messages'])
-        if m['role'] == 'assistant' and m['loss']
+READERS = {
+    'listed': lambda: Agent(think=True),
+    'full': lambda: Agent(think=False, adapter=ConversationAdapter(show_actions=False)),
+    'window': lambda: Agent(adapter=ConversationAdapter(show_actions=False, window=2)),
+    'state': lambda: student_agent(None, view='brief'),
+    'noted': lambda: student_agent(None, view=Noted()),
+    'silent': lambda: student_agent(None, view=Silent()),
+    'chat': lambda: Agent(adapter=dspy.ChatAdapter()),
+    'json': lambda: Agent(think=False, adapter=dspy.JSONAdapter()),
+}
+TASKS = Corridor.tasks('train', 6)
+
+
+def wander(seed, thinks=0.2):
+    "An episode with thoughts, detours and impossible actions."
+    r = Random(seed)
+
+    def choose(state):
+        if r.random() < thinks:
+            return Decision(thought='Hm.')
+        return r.choice(('forward', 'forward', 'back', 'jump'))
+
+    return run_episode(Program(choose, f'wanderer {seed}'), Corridor(), TASKS[seed % 6], seed, hints=True)
+
+
+def asked(agent, t, k):
+    "The messages that a model gets when the agent decides at a step, and how its answer is written there."
+    lm = scripted_lm(['forward'])
+    agent = agent.deepcopy()
+    agent.react.lm = lm
+    with contextlib.suppress(AdapterParseError):  # of DSPy's own adapters, which want their marks in the answer
+        agent.act(dataclasses.replace(t.state(k), views=views_of(Corridor)))
+    request = lm.script.asked[0]
+    system = request.system if isinstance(request.system, str) else ''.join(p.text for p in request.system or ())
+    opening = [dict(role='system', content=system)] if system else []
+    return opening + [dict(role=m.role, content=m.text or '') for m in request.messages]
+
+
+@pytest.mark.parametrize('shown', [False, True], ids=['', 'demonstration'])
+@pytest.mark.parametrize('reader', READERS)
+def test_every_prompt_is_what_is_asked_when_playing(reader, shown):
+    agent = READERS[reader]()
+    agent.react.demos = [demonstration(wander(99))] * shown
+    for t in map(wander, range(4)):
+        calls = call_rows(rows([t], agent))
+        assert len(calls) == len(t.steps)
+        for k, row in enumerate(calls):
+            *prompt, answer = [dict(role=m['role'], content=m['content']) for m in row['messages']]
+            assert prompt == asked(agent, t, k)
+            assert said(t.steps[k].decision) in answer['content'] and answer['role'] == 'assistant'
+
+
+class Unpromised(Brief):
+    "The same view, which does not say that it grows."
+
+
+@pytest.mark.parametrize('name', ['household', 'household_expert', 'household_lost', 'household_retried', 'corridor'])
+def test_a_promise_is_kept(name):
+    "Rows of a view that says that its prompts grow are those that comparing all prompts gives."
+    t = trajectory(json.loads((ROOT / f'tests/pins/episodes/{name}.json').read_text()))
+    promised, compared = (student_agent(None, view=view) for view in (Brief(), Unpromised()))
+    assert rows([t], promised) == rows([t], compared) and len(rows([t], promised)) == 1
+
+
+def test_how_many_rows_an_episode_has():
+    t = next(t for t in map(wander, range(99)) if len(t.steps) == 6)
+    counts = {name: len(rows([t], make())) for name, make in READERS.items()}
+    assert counts == {**dict.fromkeys(READERS, 6), 'full': 1, 'window': 4, 'noted': 2, 'silent': counts['silent']}
+
+
+@given(st.integers(0, 500))
+@hypothesis_settings(deadline=None, max_examples=60)
+def test_rows_of_an_episode_are_its_calls_folded(seed):
+    t, agent = wander(seed), READERS['full']()
+    for correct in (None, 'hints'):
+        (row,) = rows([t], agent, correct)
+        folded = episode_rows(call_rows([row]))
+        assert [r['messages'] for r in folded] == [row['messages']]
+
+
+# what should have been done
+
+
+def learned(rows):
+    return [m.get('instead', m['content'] if m['loss'] else '') for r in rows for m in r['messages'] if 'loss' in m]
+
+
+def step(action, hint='forward', seen='Go on.'):
+    options = Choice(('forward', 'back'))
+    return Step(Decision(action), Observation(seen, options), hint=hint and Hint(hint))
+
+
+def episode(*steps, **facts):
+    first = Observation('Walk to door 4.', Choice(('forward', 'back')))
+    known = dict(policy='student', steps=steps, termination='max_steps', score=0.0)
+    return Trajectory(Task('t', 'corridor', 'walk'), first=first, **{**known, **facts})
+
+
+def test_where_the_teacher_differs_its_answer_is_learned_instead():
+    agent = READERS['full']()
+    wrong, right = step('back'), step('forward')
+    row = rows([episode(right, wrong, right)], agent, 'hints')[0]
+    answers = [{k: v for k, v in m.items() if k != 'role'} for m in row['messages'] if m['role'] == 'assistant']
+    agreed = dict(content='forward', loss=True)
+    assert answers == [agreed, dict(content='back', loss=False, instead='forward'), agreed]
+    (last,) = rows([episode(right, wrong)], agent, 'hints')
+    assert last['messages'][-1] == dict(role='assistant', content='forward', loss=True), 'nothing follows it'
+
+
+def test_an_expert_that_gives_up_teaches_nothing_there():
+    t = episode(step('back', hint=None), step('back'), step('forward', hint=None))
+    assert learned(rows([t], READERS['full'](), 'hints')) == ['', 'forward', '']
+    assert [r['messages'][-1]['content'] for r in rows([t], READERS['listed'](), 'hints')] == ['forward']
+
+
+def test_nothing_said_is_nothing_to_learn():
+    t = episode(step('forward'), step(''), step('back'))
+    assert learned(rows([t], READERS['full']())) == ['forward', '', 'back']
+    assert rows([episode(step(''))], READERS['full']()) == [] == rows([episode()], READERS['full']())
+
+
+def test_hints_a_teacher_and_the_expert_say_the_same():
+    agent, wandered = student_agent(None), [wander(s) for s in range(5)]
+    teacher = Program(lambda state: state.expert().action, 'teacher')
+    by_hint = rows(wandered, agent, 'hints')
+    assert rows(wandered, agent, Expert()) == rows(wandered, agent, teacher) == by_hint
+    assert any('instead' in m for r in by_hint for m in r['messages'])
+
+
+def test_a_teachers_own_episodes_are_learned_as_they_are():
+    teacher = Program(lambda state: 'forward', 'teacher')
+    own = run_episode(Program(lambda state: 'back' if not state.steps else 'forward', 'teacher'), Corridor(), TASKS[1])
+    agent = READERS['full']()
+    assert 'back' not in learned(rows([own], agent, teacher)), 'the same name, another program'
+    mine = dataclasses.replace(own, policy_id=teacher.id)
+    old = dataclasses.replace(own, policy_id='')
+    assert learned(rows([mine], agent, teacher)) == learned(rows([old], agent, teacher)) == learned(rows([own], agent))
+
+
+def test_a_teacher_sees_the_views_and_remembers():
+    seen = []
+
+    def choose(state):
+        seen.append((sorted(state.views), state.memory.setdefault('n', 0)))
+        state.memory['n'] += 1
+        return state.views['brief'].offer(state).sample(Random(0))
+
+    t = wander(1)
+    rows([t, t], READERS['full'](), Program(choose, 'teacher'))
+    numbers = list(range(len(t.steps)))
+    assert seen == [(['brief', 'full', 'student'], n) for n in numbers + numbers], 'one memory an episode'
+
+
+def test_hints_that_nobody_recorded():
+    played = run_episode(Chance(1), Corridor(), TASKS[1])
+    for correct in ('hints', Expert()):
+        with pytest.raises(AgentkitError, match='train/corridor-1 by random-1 has no hints: play it with hints=True'):
+            rows([played], READERS['full'](), correct)
+
+
+# views and environments
+
+
+def test_a_view_is_looked_up_in_each_episodes_environment():
+    env = make_env('household')
+    t, agent = wander(0), student_agent(None)
+    household = dataclasses.replace(episode(step('look')), task=Task('h', 'household', 'pick'))
+    in_full, in_brief = rows([t, household], agent)
+    assert in_full['messages'][0]['role'] == 'system' and in_brief['messages'][0]['role'] == 'user'
+    assert agent.adapter.view == 'student', 'the agent itself is as it was'
+    env.close()
+    with pytest.raises(AgentkitError, match="no view 'map'"):
+        rows([t], student_agent(None, view='map'))
+    unknown = dataclasses.replace(t, task=Task('x', 'somewhere'))
+    with pytest.raises(AgentkitError, match="unknown environment 'somewhere'"):
+        rows([unknown], agent)
+    assert len(rows([unknown], student_agent(None, view='full'))) == 1, 'who reads everything needs no environment'
+
+
+def test_where_a_row_comes_from():
+    agent, t = READERS['full'](), wander(3)
+    p = provenance(t, agent)
+    assert (p['sample'], p['policy_id'], p['environment'], p['return']) == (0, t.policy_id, 'corridor', t.total_reward)
+    old = provenance(dataclasses.replace(t, policy_id=''), agent)
+    assert list(old) == ['task', 'env', 'kind', 'policy', 'seed', 'score', 'steps', 'prompt']
+    assert p['prompt'] != provenance(t, Agent(instructions='Hurry.'))['prompt']
+
+
+# how much an answer counts
+
+
+def test_weights_multiply_what_was_done():
+    (row,) = rows([episode(step('forward'), step('back'), step('forward'))], READERS['full'](), 'hints')
+    pushed = weighted(row, -0.5)
+    assert [m['loss'] for m in pushed['messages'] if 'loss' in m] == [-0.5, False, -0.5]
+    assert [m['loss'] for m in weighted(pushed, 2)['messages'] if 'loss' in m] == [-1, False, -1]
+    assert has_weights(pushed) and not has_weights(row) and not has_weights(weighted(row, 0))
+    masked = mask_turns(pushed, [1, 0])
+    assert [m['loss'] for m in masked['messages'] if 'loss' in m] == [-0.5, False, False], (
+        'what passes keeps its weight'
     )
+    assert episode_rows([pushed, row, pushed]) == [row, pushed, pushed], 'rows with weights are never one'
+    assert [r['messages'][-1]['loss'] for r in call_rows([pushed])] == [-0.5, -0.5, True]
 
 
-@pytest.mark.parametrize('steps', [False, True])
+@pytest.mark.parametrize('loss', [math.nan, math.inf, '1', None])
+def test_what_is_no_weight(tmp_path, loss):
+    (row,) = rows([wander(0)], READERS['full']())
+    row['messages'][-1]['loss'] = loss
+    with pytest.raises(AgentkitError, match='line 2: the loss of an answer is .*, not true, false or a finite number'):
+        write_rows(tmp_path / 'x', [*rows([wander(1)], READERS['full']()), row])
+    assert not (tmp_path / 'x').exists()
+    (tmp_path / 'x').write_text('{"messages": [{"role": "assistant", "content": "x", "loss": "1"}]}')
+    with pytest.raises(AgentkitError, match="x line 1: the loss of an answer is '1'"):
+        read_rows(tmp_path / 'x')
+
+
 @pytest.mark.parametrize(
-    'rows', [WON, DEMO, CORRECTED, WON + DEMO + CORRECTED], ids=['won', 'demo', 'corrected', 'all']
+    'line', ['[]', '3', '{"messages": 3}', '{"messages": ["x"]}', '{"text": "x"}', '{"messages": []}']
 )
-@pytest.mark.parametrize('format', FORMATS)
-def test_what_is_written_is_read_again(tmp_path, format, rows, steps):
-    path = tmp_path / 'x.jsonl'
-    try:
-        facts = export(rows, path, format, steps)
-    except AgentkitError as e:
-        assert 'cannot say which answers are not to be learned' in str(e) and not path.exists()
-        assert (
-            format == 'trl'
-            and (steps or rows is not WON)
-            or format == 'alpaca'
-            and not steps
-            and rows is not DEMO
-            and rows is not WON
-        )
-        return
-    again = load_export(path, format)
-    assert again == conversations(rows, steps or FORMATS[format][2] == ('last',)), 'messages, targets and provenance'
-    assert targets(again) == targets(call_rows(rows)), 'nothing else is learned, and nothing is lost'
-    assert facts['rows'] == len(again) == len(path.read_text().splitlines())
-    assert read_json(f'{path}.json')['format'] == format and 'provenance' not in facts
-
-
-def test_formats_that_can_say_everything(tmp_path):
-    for format in ('openai', 'sharegpt', 'trl-completion', 'instruction', 'completion'):
-        export(WON + DEMO + CORRECTED, tmp_path / format, format)
-
-
-def test_the_wire(tmp_path):
-    "Field by field, as the other side documents it."
-
-    def one(format, rows, steps=False):
-        export(rows, tmp_path / 'x', format, steps)
-        return json.loads((tmp_path / 'x').read_text().splitlines()[0])
-
-    system, first, second = (
-        dict(role='system', content='Play.'),
-        dict(role='user', content='Find "it" ★.'),
-        dict(role='user', content='You see\nroom 0.'),
-    )
-    assert one('openai', DEMO) == dict(
-        messages=[
-            system,
-            first,
-            dict(role='assistant', content='look', weight=0),
-            second,
-            dict(role='assistant', content='take pen 1', weight=1),
-        ]
-    )
-    assert one('trl', WON) == dict(
-        messages=[
-            system,
-            first,
-            dict(role='assistant', content='go to desk 1'),
-            second,
-            dict(role='assistant', content='take mug 1'),
-        ]
-    )
-    assert one('trl-completion', DEMO) == dict(
-        prompt=[system, first, dict(role='assistant', content='look'), second],
-        completion=[dict(role='assistant', content='take pen 1')],
-    )
-    assert one('sharegpt', DEMO)['conversations'][2:] == [
-        {'from': 'gpt', 'value': 'look', 'weight': 0},
-        {'from': 'human', 'value': 'You see\nroom 0.'},
-        {'from': 'gpt', 'value': 'take pen 1'},
-    ]
-    assert one('alpaca', WON) == dict(
-        system='Play.',
-        instruction='You see\nroom 0.',
-        input='',
-        output='take mug 1',
-        history=[['Find "it" ★.', 'go to desk 1']],
-    )
-    assert one('instruction', DEMO) == dict(
-        instruction='Play.', input='Find "it" ★.\n> look\nYou see\nroom 0.', output='take pen 1'
-    )
-    assert one('instruction', WON[1:]) == dict(instruction='Find "it" ★.', input='', output='look')
-    assert one('completion', WON[1:]) == dict(
-        prompt='<|user|>Find "it" ★.<|end|><|assistant|>', completion='look<|end|>'
-    )
-
-
-def test_files_from_elsewhere_can_be_read(tmp_path):
-    path = tmp_path / 'x.jsonl'
-    path.write_text('{"instruction": "Add.", "input": "1 + 1", "output": "2"}\n')
-    assert load_export(path, 'alpaca') == [
-        dict(messages=[dict(role='user', content='Add.\n1 + 1'), dict(role='assistant', content='2', loss=True)])
-    ]
-    path.write_text('{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}\n')
-    assert load_export(path, 'openai')[0]['messages'][1]['loss'] is True
-
-
-@pytest.mark.parametrize(
-    'format, line, message',
-    [
-        ('openai', '{"text": "x"}', 'line 1 is not a row of format openai: KeyError'),
-        ('sharegpt', '{"conversations": [{"from": "bot", "value": "x"}]}', "KeyError\\('bot'\\)"),
-        ('trl', '[1]', 'line 1 is not a row of format trl'),
-        ('alpaca', '{"instruction": "x", "output": "y", "history": [["a"]]}', 'line 1 is not a row of format alpaca'),
-        ('trl', '', 'no rows'),
-    ],
-)
-def test_malformed_files_are_named(tmp_path, format, line, message):
-    (tmp_path / 'x').write_text(line + '\n' * bool(line))
-    with pytest.raises(AgentkitError, match=message):
-        load_export(tmp_path / 'x', format)
-
-
-def test_what_cannot_be_exported(tmp_path):
-    with pytest.raises(AgentkitError, match='nothing to learn'):
-        export([row(('look', None))], tmp_path / 'x', 'openai')
-    with pytest.raises(AgentkitError, match='questions and answers in turn'):
-        export([dict(messages=[dict(role='assistant', content='Hello.', loss=True)])], tmp_path / 'x', 'alpaca')
-    for format, answer in (('instruction', 'two\nlines'), ('completion', 'a mark: <|end|><|user|>')):
-        with pytest.raises(AgentkitError, match=f'{format} cannot hold this row'):
-            export([row(answer, 'look')], tmp_path / 'x', format)
-    for call in (lambda: export(WON, tmp_path / 'x', 'csv'), lambda: load_export(tmp_path / 'x', 'csv')):
-        with pytest.raises(
-            AgentkitError, match="unknown format 'csv'; known: openai, trl, trl-completion, sharegpt, alpaca"
-        ):
-            call()
-
-
-def test_a_file_that_was_changed_is_not_taken_for_the_export(tmp_path):
-    path = tmp_path / 'x.jsonl'
-    export(WON, path, 'openai')
-    path.write_text(path.read_text().splitlines()[0] + '\n')
-    with pytest.raises(AgentkitError, match='was changed after its export'):
-        load_export(path, 'openai')
-    (tmp_path / 'x.jsonl.json').unlink()
-    assert len(load_export(path, 'openai')) == 1
-
-
-@pytest.mark.parametrize('format', FORMATS)
-def test_a_reloaded_export_trains_a_nano_as_the_rows_do(tmp_path, format):
-    rows = [row(f'go to {w} 1', f'take {w} 1', task=w) for w in ('mug', 'cup', 'pen')]
-    export(rows, tmp_path / 'x', format)
-    again = episode_rows(load_export(tmp_path / 'x', format))
-    base, config = make_nano(rows, size='tiny', vocabulary=400), TrainConfig.of('nano', epochs=1)
-    assert sorted(m['content'] for r in again for m in r['messages'] if m.get('loss')) == sorted(
-        m['content'] for r in rows for m in r['messages'] if m.get('loss')
-    )
-    assert (
-        finetune(base, again, config, progress=False).id
-        == finetune(base, episode_rows(rows), config, progress=False).id
-    )
-
-
-@pytest.mark.parametrize(
-    'format, rows',
-    [
-        ('openai', WON + DEMO),
-        ('trl', WON),
-        ('trl-completion', WON + DEMO),
-        ('sharegpt', WON + DEMO),
-        ('alpaca', WON),
-        ('instruction', WON + DEMO),
-        ('completion', WON + DEMO),
-    ],
-)
-def test_hugging_face_datasets_reads_every_format(tmp_path, format, rows):
-    datasets = pytest.importorskip('datasets', reason='Hugging Face datasets is not installed')
-    export(rows, tmp_path / 'x.jsonl', format)
-    table = datasets.load_dataset(
-        'json', data_files=str(tmp_path / 'x.jsonl'), split='train', cache_dir=str(tmp_path / 'cache')
-    )
-    assert len(table) == len(load_export(tmp_path / 'x.jsonl', format))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('format', ['trl', 'trl-completion'])
-def test_trl_trains_on_it(tmp_path, format):
-    trl, datasets = pytest.importorskip('trl', reason='trl is not installed'), pytest.importorskip('datasets')
-    from agentkit.models.store import model_dir
-
-    rows = [row(f'go to {w} 1', f'take {w} 1') for w in ('mug', 'cup', 'pen', 'pot')]
-    export(rows, tmp_path / 'x.jsonl', format)
-    table = datasets.load_dataset(
-        'json', data_files=str(tmp_path / 'x.jsonl'), split='train', cache_dir=str(tmp_path / 'cache')
-    )
-    assert trl.data_utils.is_conversational(table[0])
-    config = trl.SFTConfig(
-        output_dir=str(tmp_path / 'out'),
-        max_steps=2,
-        use_cpu=True,
-        save_strategy='no',
-        report_to='none',
-        disable_tqdm=True,
-    )
-    trainer = trl.SFTTrainer(str(model_dir(make_nano(rows, size='tiny', vocabulary=400))), config, train_dataset=table)
-    assert trainer.train().training_loss > 0
-    if format == 'trl-completion':
-        told = trainer.train_dataset[0]
-        learned = [i for i, l in zip(told['input_ids'], told['labels']) if l != -100]
-        assert 0 < len(learned) < len(told['input_ids']) and trainer.processing_class.decode(
-            learned, skip_special_tokens=True
-        ).strip() in {'go to mug 1', 'take mug 1'}
-
-
-# only what was done well
-
-
-def test_the_loss_is_on_the_steps_that_pass():
-    whole = row('a', 'b', 'c', ('d', 'e'))
-
-    def left(scores, threshold):
-        return [m['content'] for m in mask_turns(whole, scores, threshold)['messages'] if m.get('loss')]
-
-    assert [left([5, 3, 4], t) for t in (3, 4, 5)] == [['a', 'b', 'c'], ['a', 'c'], ['a']] and left(
-        [1, None, 0.99], 1
-    ) == ['a']
-    assert mask_turns(whole, [0, 0, 0])['messages'][-1] == dict(
-        role='assistant', content='d', loss=False, instead='e'
-    ), 'a correction is still learned'
-    assert left([5, 3, 4], 3) == [m['content'] for m in whole['messages'] if m.get('loss')], (
-        'the row itself is unchanged'
-    )
-    with pytest.raises(AgentkitError, match='4 scores for 3 learned'):
-        mask_turns(whole, [1] * 4)
-    with pytest.raises(AgentkitError, match='a score is a number'):
-        mask_turns(whole, ['5', 1, 1])
-
-
-def test_a_masked_row_trains_on_what_passed():
-    from transformers import AutoTokenizer
-    from agentkit.models.store import model_dir
-
-    rows = [row('go to desk 1', 'take mug 1'), row('go to sink 1', 'take pen 1')]
-    base = make_nano(rows, size='tiny', vocabulary=400)
-    tokenizer, masked = (
-        AutoTokenizer.from_pretrained(model_dir(base)),
-        [mask_turns(r, s, 4) for r, s in zip(rows, ([5, 2], [None, 4]))],
-    )
-    said = [tokenizer.decode([i for i in encode(r, tokenizer).labels if i >= 0]) for r in masked]
-    assert said == ['go to desk 1<|end|>', 'take pen 1<|end|>']
-    assert (
-        finetune(base, masked, TrainConfig.of('nano', epochs=1), progress=False).id
-        != finetune(base, rows, TrainConfig.of('nano', epochs=1), progress=False).id
-    )
-
-
-# splits
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from('abcdefgh'), st.sampled_from(['x', 'y'])), min_size=1, max_size=30),
-    st.floats(0.01, 0.99),
-    st.integers(0, 5),
-)
-def test_no_task_is_on_both_sides(tasks, share, seed):
-    rows = [row(f'look {i}', task=t, env=e) for i, (t, e) in enumerate(tasks)]
-    if len(set(tasks)) < 2:
-        with pytest.raises(AgentkitError, match='two tasks at least'):
-            split_by_task(rows, share, seed)
-        return
-    train, held = split_by_task(rows, share, seed)
-    check_split(train=train, held=held)
-    assert (
-        train
-        and held
-        and sorted(map(str, train + held)) == sorted(map(str, rows))
-        and [r for r in rows if r in train] == train
-    )
-    assert split_by_task(rows[::-1], share, seed) == (train[::-1], held[::-1]), 'the order of the rows does not matter'
-
-
-def test_the_share_is_of_tasks_and_the_seed_counts():
-    rows = [row(f'look {s}', task=f't{i}', seed=s) for i in range(20) for s in range(i % 3 + 1)]
-    held = [{task_of(r) for r in split_by_task(rows, 0.25, s)[1]} for s in range(4)]
-    assert [len(h) for h in held] == [5] * 4 and len(set(map(frozenset, held))) > 1
-    for share in (0, 1, 1.5):
-        with pytest.raises(AgentkitError, match='a part between 0 and 1'):
-            split_by_task(rows, share)
-    asked = [
-        dict(messages=[dict(role='user', content=q), dict(role='assistant', content=a)])
-        for q in ('Why?', 'How?')
-        for a in 'ab'
-    ]
-    assert len({task_of(r) for r in asked}) == 2, 'without a task, the question decides'
-
-
-# preferences
-
-
-def test_where_two_episodes_part():
-    p = preference(row('a', 'b', 'c'), row('a', 'x', 'c'))
-    assert ([m['content'] for m in p['prompt']], p['chosen'], p['rejected']) == (
-        ['Play.', 'Find "it" ★.', 'a', 'You see\nroom 0.'],
-        [dict(role='assistant', content='b')],
-        [dict(role='assistant', content='x')],
-    )
-    assert (
-        judged_pair(row('x'), row('a'), 0.0)['chosen'][0]['content'] == 'a'
-        and judged_pair(row('x'), row('a'), 1)['chosen'][0]['content'] == 'x'
-        and judged_pair(row('x'), row('a'), None) is judged_pair(row('x'), row('a'), 0.5) is None
-    )
-    assert (
-        preference(row('a'), row('a', 'b')) is None
-        and preference(row('a', system='Other.'), row('b')) is None
-        and preference(row('a'), row('a')) is None
-    )
-
-
-def test_pairs_of_a_task():
-    rows = [
-        row('a', 'b', task='t', score=1.0),
-        row('x', 'b', task='t', score=1.0),
-        row('a', 'z', task='t', score=0.0),
-        row('a', 'z', task='t', score=0.0, seed=1),
-        row('y', task='t', score=None),
-        row('q', task='u', score=0.0),
-        row('w', task='v', score=1.0),
-    ]
-    pairs = preference_pairs(rows)
-    assert [(p['chosen'][0]['content'], p['rejected'][0]['content'], len(p['prompt'])) for p in pairs] == [
-        ('b', 'z', 4)
-    ], 'the longest way together, each pair once, nothing from another task, nothing unjudged'
-    stars = [row('good', task='t', rating=5), row('fair', task='t', rating=4), row('bad', task='t', rating=2)]
-    assert (
-        len(preference_pairs(stars, by='rating')) == 2
-        and len(preference_pairs(stars, by='rating', margin=2)) == 1
-        and preference_pairs(stars) == []
-    )
-
-
-def test_corrections_are_pairs():
-    assert [
-        (p['chosen'][0]['content'], p['rejected'][0]['content'], len(p['prompt']))
-        for p in correction_pairs(CORRECTED + WON + [row(('a', 'a'))])
-    ] == [('take mug 1', 'take pen 1', 4)]
-
-
-PAIRS = correction_pairs(CORRECTED) + preference_pairs(
-    [row('go to "★"', task='t', score=1.0), row('wait', task='t', score=0.0)]
-)
-
-
-@pytest.mark.parametrize('format', PAIR_FORMATS)
-def test_pairs_on_disk(tmp_path, format):
-    path = tmp_path / 'p.jsonl'
-    assert export_pairs(PAIRS, path, format)['rows'] == 2 and load_pairs(path, format) == PAIRS
-    first = json.loads(path.read_text().splitlines()[0])
-    assert (
-        list(first)
-        == dict(trl=['prompt', 'chosen', 'rejected'], openai=['input', 'preferred_output', 'non_preferred_output'])[
-            format
-        ]
-    )
-    path.write_text(path.read_text() + '{"prompt": 3}\n')
-    with pytest.raises(AgentkitError, match='was changed after its export'):
-        load_pairs(path, format)
-    (tmp_path / 'p.jsonl.json').unlink()
-    with pytest.raises(AgentkitError, match=f'line 3 is not a pair of format {format}'):
-        load_pairs(path, format)
-    with pytest.raises(AgentkitError, match="pairs 'csv'; known: trl, openai"):
-        export_pairs(PAIRS, path, 'csv')
-    with pytest.raises(AgentkitError, match='no pairs'):
-        load_pairs(tmp_path / 'none', format)
-
-
-def test_the_chosen_answers_train(tmp_path):
-    export_pairs(PAIRS, tmp_path / 'p')
-    rows = chosen_rows(load_pairs(tmp_path / 'p'))
-    assert [[m['content'] for m in r['messages'] if m.get('loss')] for r in rows] == [['take mug 1'], ['go to "★"']]
-    made = finetune(
-        make_nano(rows, size='tiny', vocabulary=400), rows, TrainConfig.of('nano', epochs=4, lr=1e-2), progress=False
-    )
-    assert made.losses.loss.iloc[-1] < made.losses.loss.iloc[0]
-
-
-@pytest.mark.slow
-def test_trls_dpo_learns_the_preference(tmp_path):
-    trl, datasets = pytest.importorskip('trl', reason='trl is not installed'), pytest.importorskip('datasets')
-    from agentkit.models.store import model_dir
-
-    rows = [
-        r
-        for w in ('mug', 'cup', 'pen', 'pot')
-        for r in (
-            row(f'go to {w} 1', f'take {w} 1', task=w, score=1.0),
-            row(f'go to {w} 1', f'drop {w} 1', task=w, score=0.0),
-        )
-    ]
-    export_pairs(preference_pairs(rows), tmp_path / 'p.jsonl')
-    table = datasets.load_dataset(
-        'json', data_files=str(tmp_path / 'p.jsonl'), split='train', cache_dir=str(tmp_path / 'cache')
-    )
-    config = trl.DPOConfig(
-        output_dir=str(tmp_path / 'out'),
-        max_steps=12,
-        learning_rate=1e-3,
-        use_cpu=True,
-        save_strategy='no',
-        report_to='none',
-        disable_tqdm=True,
-        logging_steps=1,
-    )
-    trainer = trl.DPOTrainer(
-        str(model_dir(make_nano(rows, size='tiny', vocabulary=400))), args=config, train_dataset=table
-    )
-    trainer.train()
-    margins = [h['rewards/margins'] for h in trainer.state.log_history if 'rewards/margins' in h]
-    assert margins[-1] > max(margins[0], 0) + 0.1
-
-
-# to be given away
-
-
-def test_a_data_set_comes_back(tmp_path):
-    splits = dict(
-        train=json.loads(json.dumps(WON + DEMO)),
-        validation=CORRECTED
-        + [dict(messages=[dict(role='user', content='Hé\u2028★'), dict(role='assistant', content='x')], provenance={})],
-    )
-    splits['train'][0]['provenance'] |= dict(kind='pick', score=0.5, ratings=dict(ana=3), policy='expert', judge=None)
-    folder = save_dataset(tmp_path / 'set', splits, about='Things are found.', licence='CC0-1.0')
-    assert load_dataset(folder) == splits
-    card = (folder / 'README.md').read_text()
-    for said in (
-        '# set',
-        'Things are found.',
-        '**licence**: CC0-1.0',
-        '3 in train, 2 in validation',
-        '**learned answers**: 8',
-        '| pick | 1 | 0 |',
-        '**made by**: expert (1)',
-        '0.5 to 0.5, of 1 rows',
-    ):
-        assert said in card, said
-    with pytest.raises(AgentkitError, match='is not written over'):
-        save_dataset(folder, splits)
-
-
-def test_the_card_says_what_was_dropped(tmp_path):
-    from agentkit.data.filters import filter_records, scored
-    from agentkit.data.records import make_record
-
-    kept, report = filter_records(
-        [make_record(dict(input=str(i), output='x', score=i / 4, kind='sum'), 'synthetic') for i in range(5)],
-        scored(0.5),
-    )
-    card = (
-        save_dataset(tmp_path / 'set', dict(train=[r.row() for r in kept]), filters=report) / 'README.md'
-    ).read_text()
-    assert (
-        '3 of 5 records kept by 1 filters' in card
-        and '| collected | 5 | 5 |\n| score ≥ 0.5 | 3 | 3 |' in card
-        and '**sources**: synthetic (3)' in card
-        and 'not stated; whoever publishes' in card
-    )
-
-
-def test_a_data_set_that_cannot_be(tmp_path):
-    leak = dict(train=[row('a', task='t')], validation=[row('b', task='t')])
-    odd, other = row('a', task='t'), {**row('a', task='t'), 'weight': 1}
-    odd['messages'][-1]['weight'] = 1
-    for splits, message in (
-        (leak, 't is in train and in validation'),
-        (dict(train=[odd]), "'weight', which would be lost"),
-        (dict(train=[other]), "'weight', which would be lost"),
-        (dict(train=[]), 'no rows in train'),
-        ({}, 'no rows in every split'),
-    ):
-        with pytest.raises(AgentkitError, match=message):
-            save_dataset(tmp_path / 'set', splits)
-        assert not (tmp_path / 'set').exists()
-    with pytest.raises(AgentkitError, match='is not a data set'):
-        load_dataset(tmp_path / 'set')
-
-
-def test_half_a_data_set_is_none_and_a_changed_one_is_refused(tmp_path, monkeypatch):
-    from agentkit import datasets
-
-    def dies(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as m:
-        m.setattr(datasets, 'data_card', dies)
-        with pytest.raises((KeyboardInterrupt, TypeError)):
-            save_dataset(tmp_path / 'set', dict(train=WON))
-    assert not (tmp_path / 'set').exists()
-    folder = save_dataset(tmp_path / 'set', dict(train=WON))
-    assert [p.name for p in tmp_path.iterdir()] == ['set']
-    (folder / 'digest.json').write_text(json.dumps(dict(train='0' * 32)))
-    with pytest.raises(AgentkitError, match='the rows of train are not those'):
-        load_dataset(folder)
-
-
-def test_a_reloaded_data_set_trains_as_the_rows_do(tmp_path):
-    rows = [row(f'go to {w} 1', (f'take {w} 2', f'take {w} 1'), task=w) for w in ('mug', 'cup', 'pen')]
-    base, config = make_nano(rows, size='tiny', vocabulary=400), TrainConfig.of('nano', epochs=1)
-    again = load_dataset(save_dataset(tmp_path / 'set', dict(train=rows)))['train']
-    assert finetune(base, again, config, progress=False).id == finetune(base, rows, config, progress=False).id
-
-
-def test_preview():
-    t = preview(WON + CORRECTED, 2)
-    assert (
-        list(t['learned']) == [2, 1]
-        and list(t['task']) == ['a', 'b']
-        and t['answer'][0] == 'take mug 1'
-        and preview(CORRECTED)['learned'][0] == 3
-    )
+def test_what_is_no_row_is_named(tmp_path, line):
+    (tmp_path / 'x').write_text('{"messages": [{"role": "assistant", "content": "x"}]}\n' + line)
+    with pytest.raises(AgentkitError, match='x line 2: a row needs "messages"'):
+        read_rows(tmp_path / 'x')
+
+
+def test_rows_whose_last_line_has_no_newline(tmp_path):
+    made = rows([wander(s) for s in range(3)], READERS['full']())
+    write_rows(tmp_path / 'x', made)
+    (tmp_path / 'x').write_text((tmp_path / 'x').read_text().rstrip('\n'))
+    assert read_rows(tmp_path / 'x') == made
+
+
+def test_errors_and_what_nobody_scored_are_not_kept():
+    won, lost = episode(step('forward'), termination='won', score=1.0), episode(step('back'))
+    broken, unknown = (dataclasses.replace(won, termination=e, score=s) for e, s in (('error', 1.0), ('ended', None)))
+    assert keep([won, lost, broken, unknown]) == [won] and keep([won, lost, unknown], 0.0) == [won, lost]
+    with pytest.raises(AgentkitError, match=r'reaches a score of 1.0 \(1 max_steps, 1 ended\)'):
+        keep([lost, unknown])

@@ -74,7 +74,7 @@ def swept(folder, plan, **changes):
     notebook = str(ROOT / 'notebooks/experiments' / full['notebook'])
     (folder / 'small.yaml').write_text(yaml.safe_dump(dict(experiment='small', notebook=notebook, **changes)))
     sweep(plan_cells(read_plan(folder / 'small.yaml')), progress=False)
-    return read_table('small'), read_table('small', 'by_kind')
+    return [read_table('small', name) for name in ('summary', 'by_kind', 'episodes')]
 
 
 def read_kept(episodes):
@@ -150,15 +150,15 @@ def _(folder):
     pytest.importorskip('papermill')
     programs = [dict(student='random', tasks=0), dict(student='expert', tasks=0)]
     found = swept(folder, 'quickstart', fixed=dict(env='household', eval_tasks=3, max_steps=12), cells=programs)
-    return parts(zip(('summary', 'by_kind'), map(deterministic, found)))
+    return parts(zip(('summary', 'by_kind'), map(deterministic, found[:2])))
 
 
 @pin('sweep_students', slow=True)
 def _(folder):
     pytest.importorskip('papermill')
     fixed, grid = dict(env='corridor', eval_tasks=4, epochs=4), dict(student=['nano'], tasks=[2, 4], seed=[0])
-    found, _ = swept(folder, 'quickstart', fixed=fixed, cells=[dict(student='random', tasks=0)], grid=grid)
-    return deterministic(found)
+    found, *_ = swept(folder, 'quickstart', fixed=fixed, cells=[dict(student='random', tasks=0)], grid=grid)
+    return deterministic(found.drop(columns='corrections'))
 
 
 @pin('sweep_study', slow=True)
@@ -168,5 +168,7 @@ def _(folder):
     fixed = dict(env='corridor', eval_split='valid_unseen', eval_tasks=4, max_epochs=4)
     grid = dict(method=['demos', 'dagger'], tasks=[4], seed=[0])
     cells = [dict(student='random-reader', tasks=0)]
-    found, _ = swept(folder, 'data_efficiency', fixed=fixed, cells=cells, grid=grid)
-    return deterministic(found)
+    found, _, episodes = swept(folder, 'data_efficiency', fixed=fixed, cells=cells, grid=grid)
+    lost = episodes[episodes['success'] == 0].groupby('run')['task'].agg(' '.join)
+    trained = found[['rows', 'corrections', 'train_tokens']].fillna(0).astype(int)  # a program has learned from nothing
+    return deterministic(found.drop(columns='train_steps').assign(lost=found['run'].map(lost), **trained))

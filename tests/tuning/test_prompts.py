@@ -368,6 +368,22 @@ def test_a_teacher_that_cannot_play_at_all_is_an_error(corridor):
         optimize(corridor_teacher(Mute()), corridors(4), corridors(3, 'seen'), corridor, 'bootstrap')
 
 
+@pytest.mark.parametrize('broken, kept', [(('door 5',), False), ((), True)])
+def test_a_prompt_is_not_kept_because_it_breaks_where_it_would_lose(broken, kept, corridor):
+    class Breaking(Engine):
+        def complete(self, request):
+            if RULE in str(request.system) and any(door in request.messages[0].text for door in broken):
+                raise EpisodeError('that is too much for me')
+            return super().complete(request)
+
+    held_out = corridors(3, 'seen') + corridors(2, 'unseen', doors=5)
+    made = optimize(
+        corridor_teacher(Breaking()), corridors(5), held_out, corridor, prompt_lm=proposer(), **SMALL['miprov2']
+    )
+    assert made.prompts['after']['instructions'] == RULE and made.compare['difference'] > 0
+    assert made.kept == kept and ('because episodes broke off' in str(made)) != kept
+
+
 @pytest.mark.parametrize('method', [m for m, v in METHODS.items() if v.shows])
 def test_somebody_else_may_show_how(method, corridor):
     "A teacher that never wins has nothing of its own to be shown; the expert's episodes do what its own cannot."

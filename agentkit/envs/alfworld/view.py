@@ -115,7 +115,7 @@ def sayable(
 class Brief(View):
     "Of what is seen, the things that the goal names; and the next place of each type that has not been searched."
 
-    name, instructed = 'brief', False
+    name, instructed, grows = 'brief', False, True
 
     def messages(self, state):
         return conversation(*brief_turns(state.first.text, state.turns))

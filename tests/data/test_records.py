@@ -14,9 +14,8 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 
-from conftest import ROOT
-from agentkit import collection
-from agentkit.agents.policy import ConversationAdapter, act_signature
+from agentkit.agents.saving import student_agent
+from agentkit.data.collector import DataCollector, TrainingExample
 from agentkit.data.filters import (
     balanced,
     each,
@@ -27,14 +26,14 @@ from agentkit.data.filters import (
     near_unique,
     rated,
     scored,
+    shingles,
     uncontaminated,
     unique,
 )
 from agentkit.data.logs import from_log, from_plans, plan_prompt
 from agentkit.data.records import (
-    DataCollector,
+    SOURCES,
     Record,
-    Redactor,
     agreement,
     collect,
     from_generator,
@@ -46,15 +45,16 @@ from agentkit.data.records import (
     read_ratings,
     read_records,
     record,
+    step_marks,
 )
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import Journal
-from agentkit.core.types import Step, Task, Trajectory
+from agentkit.core.types import Decision, Observation, Step, Task, Trajectory
 from agentkit.data.pairs import preference_pairs
 from agentkit.data.rows import mask_turns, split_by_task, task_of
 from agentkit.judges.base import Verdict
 
-STUDENT = dict(adapter=ConversationAdapter(show_actions=False), signature=act_signature())
+STUDENT = student_agent(None, view='full')
 
 
 def say(input='Where is the mug?', output='On the shelf.', source='log', **facts):
@@ -62,21 +62,10 @@ def say(input='Where is the mug?', output='On the shelf.', source='log', **facts
 
 
 def played(n=0, end='won', actions=('go to shelf 1', 'take mug 1 from shelf 1'), **facts):
-    steps = tuple(Step(a, f'You did: {a}.', valid=a != 'fly') for a in actions)
-    return Trajectory(
-        **{
-            **dict(
-                task=Task(f'train/{n}', 'household', 'pick', 'train'),
-                policy='openai/tiny@http://host/v1',
-                seed=0,
-                intro=f'Your task is to: find mug {n}.',
-                steps=steps,
-                termination=end,
-                score=float(end == 'won'),
-            ),
-            **facts,
-        }
-    )
+    steps = tuple(Step(Decision(a), Observation(f'You did: {a}.'), valid=a != 'fly') for a in actions)
+    task, first = Task(f'train/{n}', 'household', 'pick', 'train'), Observation(f'Your task is to: find mug {n}.')
+    known = dict(policy='openai/tiny@http://host/v1', steps=steps, termination=end, score=float(end == 'won'))
+    return Trajectory(task, first=first, **{**known, **facts})
 
 
 # records
@@ -90,7 +79,7 @@ records = st.builds(
     messages=messages,
     output=text,
     kind=text,
-    source=st.sampled_from(collection.SOURCES),
+    source=st.sampled_from(SOURCES),
     score=st.none() | st.floats(0, 1),
     rating=st.none() | st.floats(1, 5),
     provenance=st.dictionaries(text, st.one_of(text, st.integers(), st.none()), max_size=3),
@@ -145,7 +134,7 @@ def test_origin_tells_records_apart_and_a_file_does_not():
 
 
 def test_episodes_and_steps_have_the_same_targets_and_their_provenance():
-    whole, steps = from_trajectories([played(1)], **STUDENT), from_trajectories([played(1)], steps=True, **STUDENT)
+    whole, steps = from_trajectories([played(1)], STUDENT), from_trajectories([played(1)], STUDENT, steps=True)
     assert (
         [m['content'] for m in whole[0].row()['messages'] if m.get('loss')]
         == ['go to shelf 1', 'take mug 1 from shelf 1']
@@ -166,12 +155,12 @@ def test_episodes_and_steps_have_the_same_targets_and_their_provenance():
         1,
     )
     assert len(p['prompt']) == 12 and p['policy'].startswith('openai/tiny')
-    assert from_trajectories([played(steps=())], **STUDENT) == []
+    assert from_trajectories([played(steps=())], STUDENT) == []
 
 
 def test_a_judges_verdict_takes_the_place_of_the_environments():
     yes, cannot = Verdict(0.5, 3, judge='large'), Verdict(None, judge='large', error='no server')
-    a, b = from_trajectories([played(1), played(2)], verdicts=[yes, cannot], **STUDENT)
+    a, b = from_trajectories([played(1), played(2)], STUDENT, verdicts=[yes, cannot])
     assert (a.score, a.rating, a.provenance['judge']) == (0.5, 3, 'large') and (b.score, b.provenance['unjudged']) == (
         None,
         'no server',
@@ -183,7 +172,7 @@ def test_a_judges_verdict_takes_the_place_of_the_environments():
     assert [len(filter_records([a, b], scored(s))[0]) for s in (0, 0.5, 0.51)] == [1, 1, 0], (
         'what could not be judged never passes'
     )
-    for wrong in (lambda: from_trajectories([played()], verdicts=[], **STUDENT), lambda: judged([say()], [])):
+    for wrong in (lambda: from_trajectories([played()], STUDENT, verdicts=[]), lambda: judged([say()], [])):
         with pytest.raises(AgentkitError, match='0 verdicts for 1'):
             wrong()
 
@@ -193,19 +182,19 @@ def test_what_a_judge_thinks_of_each_step():
         dict(steps=[dict(task_rating=5, tool_rating=3), dict(task_rating=4, tool_rating=5)]),
         dict(steps=[dict(reasonable=True), dict(reasonable=None)]),
     )
-    a = from_trajectories([played(1)], steps=True, verdicts=[Verdict(1.0, 5, detail=rated_steps)], **STUDENT)
+    a = from_trajectories([played(1)], STUDENT, steps=True, verdicts=[Verdict(1.0, 5, detail=rated_steps)])
     assert [r.provenance['step_rating'] for r in a] == [3, 4] and [
         len(filter_records(a, rated(t, of='step_rating'))[0]) for t in (3, 4, 5)
     ] == [2, 1, 0]
-    b = from_trajectories([played(1)], steps=True, verdicts=[Verdict(1.0, detail=reasonable)], **STUDENT)
+    b = from_trajectories([played(1)], STUDENT, steps=True, verdicts=[Verdict(1.0, detail=reasonable)])
     assert [r.provenance['step_score'] for r in b] == [1, None] and [
         r.output for r in filter_records(b, scored(1, of='step_score'))[0]
     ] == ['go to shelf 1']
-    row = from_trajectories([played(1)], **STUDENT)[0].row()
-    masked = mask_turns(row, [m['step_rating'] for m in collection.step_marks(Verdict(1.0, detail=rated_steps), 2)], 4)
+    row = from_trajectories([played(1)], STUDENT)[0].row()
+    masked = mask_turns(row, [m['step_rating'] for m in step_marks(Verdict(1.0, detail=rated_steps), 2)], 4)
     assert [m['loss'] for m in masked['messages'] if m['role'] == 'assistant'] == [False, True]
     with pytest.raises(AgentkitError, match='judged 2 steps, and there were 1'):
-        from_trajectories([played(1, actions=('look',))], verdicts=[Verdict(1.0, detail=rated_steps)], **STUDENT)
+        from_trajectories([played(1, actions=('look',))], STUDENT, verdicts=[Verdict(1.0, detail=rated_steps)])
 
 
 # from planners
@@ -370,9 +359,58 @@ def test_tools_in_a_log_become_text(tmp_path):
     )
     r = from_log(path, 'openai')[0]
     assert [m['role'] for m in r.messages] == ['system', 'user', 'assistant', 'user'] and r.output == 'No.'
-    assert json.loads(r.messages[2]['content']) == dict(name='rain', arguments='{"day": 1}')
+    assert json.loads(r.messages[2]['content']) == dict(tool='rain', arguments=dict(day=1))
     path.write_text(json.dumps(dict(messages=[ASKED, ANSWER, ASKED, {**ANSWER, 'weight': 0, 'content': 'Perhaps.'}])))
     assert from_log(path, 'openai')[0].output == 'No.', 'an answer of weight 0 is not one to learn'
+
+
+def call(arguments, **message):
+    return dict(role='assistant', content=None, **message, function_call=dict(name='rain', arguments=arguments))
+
+
+@pytest.mark.parametrize('arguments', ['{"day": 1}', dict(day=1)])
+def test_a_call_of_the_old_form_is_an_answer(tmp_path, arguments):
+    path = tmp_path / 'x.jsonl'
+    result = dict(role='function', name='rain', content='dry')
+    path.write_text(json.dumps(dict(messages=[ASKED, call(arguments), result, ANSWER])))
+    assert json.loads(from_log(path, 'openai')[0].messages[1]['content']) == dict(tool='rain', arguments=dict(day=1))
+    value = json.dumps(dict(name='rain', arguments=arguments))
+    path.write_text(json.dumps(dict(conversations=[ASKED, {'from': 'function_call', 'value': value}])))
+    assert json.loads(from_log(path, 'sharegpt')[0].output) == dict(tool='rain', arguments=dict(day=1))
+
+
+def test_a_call_is_an_action_of_those_tools(tmp_path):
+    from agentkit.core.actions import ToolCall
+
+    path = tmp_path / 'x.jsonl'
+    path.write_text(json.dumps(dict(messages=[ASKED, CALL])))
+    day = dict(properties=dict(day=dict(type='integer')), required=['day'])
+    assert ToolCall(dict(rain=day)).allows(from_log(path, 'openai')[0].output)
+
+
+@pytest.mark.parametrize(
+    'arguments, reason',
+    [
+        ('{"day": Monday}', 'the arguments of rain are not JSON: {"day": Monday}'),
+        ('[1]', 'the arguments of rain are no object: [1]'),
+        ('3', 'the arguments of rain are no object: 3'),
+    ],
+)
+def test_arguments_that_are_no_object_are_named(tmp_path, arguments, reason):
+    path, bad = tmp_path / 'x.jsonl', []
+    good = dict(messages=[ASKED, ANSWER])
+    path.write_text('\n'.join(json.dumps(d) for d in (good, dict(messages=[ASKED, call(arguments)]))))
+    with pytest.raises(AgentkitError) as e:
+        from_log(path, 'openai')
+    assert str(e.value) == f'{path} line 2: {reason}'
+    assert len(from_log(path, 'openai', malformed=bad)) == 1 and bad == [str(e.value)]
+
+
+def test_what_is_empty_is_not_learned(tmp_path):
+    path, silent = tmp_path / 'x.jsonl', dict(role='assistant', content=None, refusal='no')
+    path.write_text(json.dumps(dict(messages=[ASKED, silent, ASKED, ANSWER])))
+    row = from_log(path, 'openai')[0].row()
+    assert [m['loss'] for m in row['messages'] if m['role'] == 'assistant'] == [False, True]
 
 
 def test_the_history_of_a_real_lm(tmp_path):
@@ -438,81 +476,6 @@ def test_wrong_files_and_formats(tmp_path):
 # secrets
 
 TAIL = 'aB3' * 12
-PLANTED = {
-    'sk-' + TAIL: 'api key',
-    'sk-proj-' + TAIL: 'api key',
-    'gsk_' + TAIL: 'api key',
-    'hf_' + TAIL: 'api key',
-    'ghp_' + TAIL: 'api key',
-    'AIza' + 'Sy0-_' * 7: 'api key',
-    'AKIA' + 'IOSFODNN7EXAMPLE': 'aws key',
-    'eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.' + TAIL: 'token',
-    '-----BEGIN RSA PRIVATE KEY-----\nMIIE\n' + TAIL + '\n-----END RSA PRIVATE KEY-----': 'private key',
-    '-----BEGIN PRIVATE KEY-----\n' + TAIL: 'private key',
-}
-
-
-@pytest.mark.parametrize('secret', PLANTED, ids=lambda s: s[:12])
-@pytest.mark.parametrize('around', ['{}', 'my key is {}, thanks', '"{}"', 'x={}&y=1', '\n{}\n'])
-def test_planted_secrets_are_found(secret, around):
-    r = Redactor()
-    out = r(dict(deep=[around.format(secret)]))
-    assert (
-        TAIL not in str(out) and secret not in str(out) and sum(r.counts.values()) == 1 and PLANTED[secret] in r.counts
-    )
-    if secret.startswith('-----') and not secret.endswith('-----'):
-        around = around.partition('}')[0] + '}'  # a key that does not end takes the rest with it
-    assert out['deep'][0] == around.format(f'[{PLANTED[secret]}]')
-
-
-@pytest.mark.parametrize(
-    'text, left',
-    [
-        ('Authorization: Bearer abc123def456ghi', 'Authorization: Bearer [token]'),
-        ('http://me:hunter22@host:80/v1', 'http://[password]@host:80/v1'),
-        ('{"api_key": "correct horse battery"}', '{"api_key": "[password]"}'),
-        ('{\\"password\\": \\"swordfish\\"}', '{\\"password\\": \\"[password]\\"}'),
-        ('export MY_API_KEY=abcd1234efgh', 'export MY_API_KEY=[password]'),
-        ("password='swordfish'", "password='[password]'"),
-    ],
-)
-def test_secrets_by_their_place(text, left):
-    assert Redactor()(text) == left
-
-
-def test_values_of_secret_variables(monkeypatch):
-    for name in ('MY_KEY', 'A_TOKEN', 'client_secret', 'DB_PASSWORD'):
-        monkeypatch.setenv(name, f'plain words of {name}')
-    monkeypatch.setenv('KEYBOARD', 'qwerty layout'), monkeypatch.setenv('SHORT_KEY', 'mug')
-    r = Redactor()
-    assert (
-        r(
-            'say plain words of MY_KEY and plain words of A_TOKEN, plain words of client_secret; '
-            'plain words of DB_PASSWORD'
-        )
-        == 'say [environment] and [environment], [environment]; [environment]'
-    )
-    assert r.counts == {'environment': 4} and r('a mug on a qwerty layout') == 'a mug on a qwerty layout'
-
-
-def test_ordinary_text_is_left_alone():
-    household = (
-        'You see a keychain 2, a tokencard 1, a desk 1 and a key 3. The password is under the mat: look there. '
-        'Secret: behind the drawer. Ask risk-averse task-oriented desk-lamp-and-bookshelf people. '
-        'token: mug, max_tokens=4096, "tokens_in": 123456, bearer of bad news, the bearer transportation, '
-        'http://host:8080/v1, me@host is here, sk-learn, AKIA'
-    )
-    r = Redactor()
-    assert r(household) == household
-    for path in sorted((ROOT / 'notebooks').glob('*.ipynb')):
-        for c in json.loads(path.read_text())['cells']:
-            if c['cell_type'] == 'markdown':
-                assert r(''.join(c['source'])) == ''.join(c['source']), path.name
-    assert not r.counts
-    assert (
-        Redactor(emails=True)('write to ana.b@example.org.') == 'write to [e-mail].'
-        and r('write to ana.b@example.org.') == 'write to ana.b@example.org.'
-    )
 
 
 def test_nothing_secret_reaches_the_journal(tmp_path):
@@ -532,6 +495,14 @@ def test_nothing_secret_reaches_the_journal(tmp_path):
 
 
 # the journal
+
+
+def test_a_file_of_ratings_that_an_editor_left(tmp_path):
+    path = tmp_path / 'r.jsonl'
+    path.write_text('{"record": "a", "rater": "ann", "rating": 5}\n{"record": "b", "rater": "ann", "rating": 4}')
+    assert [r['record'] for r in read_ratings(path)] == ['a', 'b']
+    rate(path, 'c', 'bob', 3)
+    assert [r['record'] for r in read_ratings(path)] == ['a', 'b', 'c']
 
 
 def test_each_record_once_and_again(tmp_path):
@@ -666,7 +637,7 @@ def test_bounds_are_included_and_nobody_is_not_somebody():
 
 def test_how_episodes_ended_and_how_long_they_are():
     rs = from_trajectories(
-        [played(1), played(2, 'lost'), played(3, 'error'), played(4, actions=['look'] * 5)], **STUDENT
+        [played(1), played(2, 'lost'), played(3, 'error'), played(4, actions=['look'] * 5)], STUDENT
     ) + [say()]
     assert len(filter_records(rs, ended('won'))[0]) == 2 and len(filter_records(rs, ended('won', 'lost'))[0]) == 3
     assert {d['reason'] for d in filter_records(rs, ended('won'))[1].dropped} == {
@@ -709,7 +680,7 @@ words = st.lists(st.sampled_from('mug cup pen shelf desk put take go'.split()), 
 @given(st.lists(words, max_size=12), st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0]))
 @hypothesis_settings(deadline=None, max_examples=200)
 def test_the_index_finds_what_comparing_all_pairs_finds(texts, near):
-    sets, expected = [collection._shingles(t) for t in texts], []
+    sets, expected = [shingles(t) for t in texts], []
     for i, x in enumerate(sets):
         expected.append(
             next(
@@ -805,7 +776,7 @@ def test_the_picture_shows_the_table():
 
 
 def test_the_labs_collector():
-    assert [f.name for f in dataclasses.fields(collection.TrainingExample)] == [
+    assert [f.name for f in dataclasses.fields(TrainingExample)] == [
         'input_text',
         'expected_output',
         'task_type',
@@ -846,7 +817,7 @@ def test_won_and_lost_become_pairs():
         r.row()
         for r in from_trajectories(
             [played(1), played(1, 'lost', actions=('go to shelf 1', 'look'), policy='student'), played(2, 'lost')],
-            **STUDENT,
+            STUDENT,
         )
     ]
     pairs = preference_pairs(rows)
