@@ -17,6 +17,7 @@ from ..agents.policy import Agent, ConversationAdapter, Policy
 from ..core.errors import AgentkitError
 from ..core.store import Journal, digest, write_text
 from ..core.types import Trajectory, said
+from ..core.views import promises_growth
 from ..envs.base import views_of
 from ..envs.find import find_env
 from ..judges.base import passes
@@ -51,9 +52,9 @@ def _answer(agent, text):
 
 
 def _grows(adapter):
-    "Is it promised that each prompt continues the one before it? The view's own class has to say so."
+    "Is it promised that each prompt continues the one before it?"
     plain = type(adapter) is ConversationAdapter and not adapter.show_actions and not adapter.window
-    return plain and vars(type(adapter.view)).get('grows', False)
+    return plain and promises_growth(adapter.view)
 
 
 def _conversations(t: Trajectory, agent: Agent, done: list[str]) -> Iterator[tuple[list[dict], dict[int, int]]]:

@@ -27,7 +27,7 @@ class Environment:
     settings: ClassVar[Mapping[str, str]] = {}  # key → default, of its own section in settings.ini
 
     @classmethod
-    def tasks(cls, split: str, n: int | None = None, seed: int = 0) -> list[Task]:
+    def tasks(cls, split: str, n: int | None = None, seed: int = 0) -> list[Task]:  # , and options that decide them
         "Tasks of a split; None: all, or as many as the environment likes. Another seed may choose others."
         raise NotImplementedError
 

@@ -14,6 +14,7 @@ from ..core.actions import Choice, ToolCall
 from ..core.errors import AgentkitError
 from ..core.store import rng
 from ..core.types import Decision, Hint, Observation, State, Step, Task
+from ..core.views import promises_growth
 from .base import Environment, views_of
 from .find import env_options, env_settings, find_env, make_env
 from .pool import EnvPool
@@ -367,7 +368,7 @@ def _check_view(where, view, state, before):
     "Its messages, which are compared with those of the step before."
     messages = view.messages(state)
     only_added = messages[: len(before)] == before
-    _demand(only_added or not vars(type(view)).get('grows'), f'{where} says that it grows, and changes what it said')
+    _demand(only_added or not promises_growth(view), f'{where} says that it grows, and changes what it said')
     roles = [m.get('role') for m in messages]
     _demand({*roles} <= {'user', 'assistant'}, f'{where} has messages of {roles}')
     _demand(roles and roles[0] == roles[-1] == 'user', f'{where} does not begin and end with the user, but has {roles}')

@@ -169,5 +169,6 @@ def _(folder):
     grid = dict(method=['demos', 'dagger'], tasks=[4], seed=[0])
     cells = [dict(student='random-reader', tasks=0)]
     found, _, episodes = swept(folder, 'data_efficiency', fixed=fixed, cells=cells, grid=grid)
-    lost = episodes[episodes['success'] == 0].groupby('run')['task'].agg(lambda tasks: ' '.join(map(str, tasks)))
-    return deterministic(found.drop(columns='train_steps').assign(lost=found['run'].map(lost)))
+    lost = episodes[episodes['success'] == 0].groupby('run')['task'].agg(' '.join)
+    trained = found[['rows', 'corrections', 'train_tokens']].fillna(0).astype(int)  # a program has learned from nothing
+    return deterministic(found.drop(columns='train_steps').assign(lost=found['run'].map(lost), **trained))
