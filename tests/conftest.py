@@ -52,8 +52,8 @@ def own_data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         m.setenv('AGENTKIT_PATHS_DATA', str(tmp_path_factory.mktemp('data')))
         yield
-        if 'agentkit.serving' in sys.modules:
-            sys.modules['agentkit.serving'].stop_servers()
+        if 'agentkit.models.serving' in sys.modules:
+            sys.modules['agentkit.models.serving'].stop_servers()
 
 
 @pytest.fixture(scope='module')

@@ -1,176 +1,495 @@
-"The command line: helpful, one line for wrong input, JSON for machines."
+"The command line: helpful, one line for wrong input, JSON for machines; what somebody else installs is as good as ours."
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import textwrap
+import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
+from agentkit.cli import COMMANDS, main
+
+
+def lines(path, rows):
+    path.write_text(''.join(json.dumps(r) + '\n' for r in rows))
+    return path
+
+
+def agentkit(*argv, input='', **variables):
+    "The command in a process of its own."
+    env = {**os.environ, 'COLUMNS': '200', **{k: str(v) for k, v in variables.items()}}
+    command = [sys.executable, '-m', 'agentkit.cli', *map(str, argv)]
+    return subprocess.run(command, input=input, capture_output=True, text=True, env=env)
+
+
+SESSION = """
+import contextlib, io, json, sys
 from agentkit.cli import main
 
-COMMANDS = ('games', 'evaluate', 'distill', 'optimize', 'export', 'quantize', 'sweep', 'report', 'mlflow', 'play')
+results = []
+for line in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = main(line.split())
+    results.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(results))
+"""
 
 
-@pytest.mark.parametrize('command', COMMANDS)
-def test_every_command_explains_itself(command, capsys):
-    with pytest.raises(SystemExit) as end:
-        main([command, '--help'])
-    assert end.value.code == 0
-    said = capsys.readouterr().out
-    assert '--json' in said and len(said.splitlines()) > 8
+def session(*typed, **variables):
+    "(exit code, standard output, standard error) of several commands in one process of their own."
+    env = {**os.environ, 'COLUMNS': '200', **{k: str(v) for k, v in variables.items()}}
+    run = subprocess.run([sys.executable, '-c', SESSION, *typed], capture_output=True, text=True, env=env)
+    assert run.returncode == 0, run.stderr[-1000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def typed(capsys, *argv, code=0):
+    "What a command prints."
+    assert main([*map(str, argv)]) == code
+    return capsys.readouterr().out
+
+
+def answer(capsys, *argv):
+    "What it prints for machines."
+    return json.loads(typed(capsys, *argv, '--json'))
+
+
+def error(capsys, *argv):
+    "The one line that wrong input costs."
+    assert main([*map(str, argv)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == '' and captured.err.startswith('agentkit: ') and captured.err.count('\n') == 1
+    return captured.err
+
+
+# --- help ---
+
+
+def test_the_program_starts_without_what_is_heavy():
+    heavy = ('dspy', 'torch', 'pandas', 'numpy', 'matplotlib', 'papermill', 'agentkit.rollouts')
+    code = f'import sys; from agentkit.cli import main; main(["--help"]); print([m for m in {heavy} if m in sys.modules])'
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.splitlines()[-1] == '[]'
+    assert all(words.split()[0] in run.stdout for words in COMMANDS)
+
+
+@pytest.mark.parametrize('words', COMMANDS)
+def test_every_command_explains_itself(words, capsys, monkeypatch):
+    "Each parameter has a comment, and the comment is its help."
+    monkeypatch.setenv('COLUMNS', '300')
+    text = typed(capsys, *words.split(), '--help')
+    assert COMMANDS[words].__doc__ in text and 'print one JSON object and nothing else' in text
+    parameters = [line for line in text.splitlines() if line.startswith('│') and '--help' not in line]
+    assert parameters and all(len(line.strip('│* ').split('  ', 1)[1].strip()) > 4 for line in parameters)
 
 
 @pytest.mark.parametrize(
-    'argv, message',
+    'words, names',
     [
-        (['evaluate', '--env', 'atlantis', '--policy', 'random'], 'atlantis'),
-        (['evaluate', '--env', 'corridor', '--policy', 'grandmaster'], "'grandmaster' is not a policy"),
-        (['evaluate', '--env', 'corridor', '--policy', 'local/no-such-model'], 'no-such-model'),
-        (['evaluate', '--env', 'corridor', '--policy', 'openai/gpt-4o-mini'], 'OPENAI_API_KEY'),
-        (['evaluate', '--env', 'household', '--split', 'valid_seen', '--policy', 'random'], 'valid_seen'),
-        (['sweep', 'nowhere.yaml'], 'nowhere.yaml does not exist'),
-        (['report', 'nowhere.yaml'], 'nowhere.yaml does not exist'),
-        (['distill', '--env', 'corridor', '--teacher', 'random', '--student', 'nanno', '--tasks', '3'], 'nanno'),
+        ('evaluate', ('alfworld', 'corridor', 'random-reader', 'valid_unseen', 'module:Class')),
+        ('play', ('me', 'expert', 'corridor')),
+        ('distill', ('dagger', 'explore', 'rejection', 'nano')),
+        ('optimize', ('miprov2', 'gepa', 'simba')),
+        ('export', ('trl-completion', 'sharegpt')),
+        ('collect', ('alpaca', 'mlflow')),
+        ('quantize', ('q4_k_m',)),
+        ('env check', ('alfworld', 'module:Class')),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(argv, message, capsys, monkeypatch, results):
+def test_help_holds_the_names_of_the_registries(words, names, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '300')
+    text = typed(capsys, *words.split(), '--help')
+    assert [n for n in names if n not in text] == []
+
+
+def test_the_default_environment_is_a_setting(capsys, monkeypatch, results):
+    monkeypatch.setenv('AGENTKIT_ENVIRONMENTS_DEFAULT', 'corridor')
+    assert '5 tasks in corridor/train' in typed(capsys, 'tasks')
+    assert answer(capsys, 'evaluate', '--policy', 'expert')['summary']['n'] == 5
+    assert answer(capsys, 'play', '--policy', 'expert')['termination'] == 'won'
+
+
+# --- wrong input ---
+
+WRONG = dict(
+    command=('evalute', 'Did you mean "evaluate"?'),
+    subcommand=('env chek', 'Did you mean "check"?'),
+    option=('evaluate --policy random --taks 3', 'Did you mean --tasks?'),
+    missing_option=('evaluate', '--policy requires an argument'),
+    missing_place=('promote a --out b', 'REFERENCE requires an argument'),
+    too_much=('tasks more', "['more']"),
+    zero=('evaluate --policy random --tasks 0', '--tasks'),
+    no_number=('evaluate --policy random --tasks many', '"many"'),
+    environment=('evaluate --env corridr --policy random', "did you mean 'corridor'?"),
+    module=('evaluate --env nowhere:Env --policy random', 'nowhere:Env cannot be found'),
+    no_environment=('evaluate --env pathlib:Path --policy random', 'is not an environment'),
+    split=('evaluate --env corridor --split trian --policy random', "did you mean 'train'?"),
+    policy=('evaluate --env corridor --policy exprt', "did you mean 'expert'?"),
+    model=('evaluate --env corridor --policy local/no-such-model', 'no-such-model'),
+    key=('evaluate --env corridor --policy openai/gpt-4o-mini', 'OPENAI_API_KEY'),
+    option_of_environment=('tasks --env corridor --option strt=1', "it takes: start=0; did you mean 'start'?"),
+    option_of_the_runner=('evaluate --env corridor --policy expert --option env=1', "'env'; it takes: start=0"),
+    no_pair=('tasks --env corridor --option start', 'start: write name=value'),
+    no_yaml=('tasks --env corridor --option start=[', 'write name=value'),
+    task=('play --env corridor --task 99 --policy expert', 'there are tasks 0 to 4'),
+    method=('distill --env corridor --method daggr', 'Did you mean "dagger"?'),
+    search=('optimize --env corridor --method gepo', 'Did you mean "gepa"?'),
+    student=('distill --env corridor --teacher random --student nanno --tasks 3', 'nanno'),
+    format=('export rows.jsonl --format opnai', 'Did you mean "openai"?'),
+    log=('collect log --format opnai --out x', 'Did you mean "openai"?'),
+    type=('quantize --model x --type q4', 'Did you mean "q4_0"?'),
+    plan=('sweep nowhere.yaml', 'nowhere.yaml does not exist'),
+    report=('report nowhere.yaml', 'nowhere.yaml does not exist'),
+    rows=('export nowhere.jsonl --format openai', 'nowhere.jsonl'),
+    reports=('promote a b --out c', 'a/report.json does not exist'),
+)
+
+
+@pytest.mark.parametrize('line, message', WRONG.values(), ids=WRONG)
+def test_wrong_input_is_one_line_and_exit_code_2(line, message, capsys, monkeypatch, results, tmp_path):
     monkeypatch.delenv('OPENAI_API_KEY', raising=False)
-    assert main(argv) == 2
-    said = capsys.readouterr().err.strip()
-    assert message in said and said.startswith('agentkit: ') and '\n' not in said
+    monkeypatch.chdir(tmp_path)
+    assert message in error(capsys, *line.split())
 
 
-@pytest.mark.parametrize(
-    'argv',
-    [
-        ['fly'],
-        [],
-        ['evaluate'],
-        ['evaluate', '--policy', 'random', '--tasks', '0'],
-        ['evaluate', '--policy', 'random', '--tasks', 'many'],
-    ],
-)
-def test_wrong_arguments_are_exit_code_2(argv, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(argv)
-    assert end.value.code == 2
+@pytest.mark.parametrize('argv', [[], ['env']])
+def test_nothing_to_do_is_the_help_and_exit_code_2(argv, capsys):
+    assert 'Usage: agentkit' in typed(capsys, *argv, code=2)
 
 
-def test_evaluate_for_machines(capsys, results, tmp_path):
-    assert (
-        main(
-            [
-                'evaluate',
-                '--env',
-                'corridor',
-                '--policy',
-                'expert',
-                '--tasks',
-                '4',
-                '--json',
-                '--out',
-                str(tmp_path / 'e'),
-            ]
-        )
-        == 0
+def test_settings_are_mended_before_anything_runs(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv('AGENTKIT_ROOT', str(tmp_path))
+    (tmp_path / 'settings.ini').write_bytes(b'\xef\xbb\xbf[environments]\ndefault = corridor\n')  # a byte-order mark
+    assert '5 tasks in corridor/train' in typed(capsys, 'tasks')
+    (tmp_path / 'settings.ini').write_text('[environments]\ndefaut = corridor\n')
+    assert "did you mean 'default'?" in error(capsys, 'tasks')
+    (tmp_path / 'settings.ini').write_text('[environments]\ndefault = corridr\n')
+    assert "did you mean 'corridor'?" in error(capsys, 'tasks')
+    (tmp_path / 'settings.ini').write_bytes(b'\xff\xfe')
+    assert 'settings.ini cannot be read' in error(capsys, 'tasks')
+
+
+@pytest.mark.parametrize('place', ['file/x', '/proc/nothing/x'])
+def test_where_nothing_can_be_written_is_named_before_anybody_plays(place, capsys, tmp_path, monkeypatch):
+    from agentkit.rollouts import Runner
+
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(Runner, '__call__', lambda *a, **k: pytest.fail('somebody plays'))
+    command = ('evaluate', '--env', 'corridor', '--policy', 'expert', '--out', tmp_path / place)
+    assert 'name another place' in error(capsys, *command)
+
+
+def test_a_missing_extra_is_named_before_anybody_plays(tmp_path):
+    blocked = ('torch', 'transformers', 'tokenizers', 'gguf', 'peft', 'safetensors')
+    (tmp_path / 'sitecustomize.py').write_text(
+        textwrap.dedent(f'''
+        import importlib.abc, sys
+        class Missing(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path=None, target=None):
+                if name.split('.')[0] in {blocked}:
+                    raise ModuleNotFoundError(f'No module named {{name!r}}', name=name.split('.')[0])
+        sys.meta_path.insert(0, Missing())
+        ''')
     )
-    report = json.loads(capsys.readouterr().out)
-    assert report['summary']['wins'] == report['summary']['n'] == 4 and report['summary']['ci_low'] < 1
-    assert {'report.json', 'episodes.csv', 'by_kind.csv', 'episodes.jsonl'} == {
-        p.name for p in (tmp_path / 'e').iterdir()
-    }
+    out = tmp_path / 'out'
+    command = ('distill', '--env', 'corridor', '--student', 'nano', '--tasks', 4, '--out', out)
+    run = agentkit(*command, PYTHONPATH=tmp_path)
+    assert run.returncode == 2 and 'agentkit[train]' in run.stderr and run.stderr.count('\n') == 1
+    assert list(out.rglob('*.jsonl')) == []
 
 
-def test_play_can_be_played(results):
-    done = subprocess.run(
-        [sys.executable, '-m', 'agentkit.cli', 'play', '--env', 'corridor', '--game', '1'],
-        input='?\n1\nforward\n',
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and 'won after 2 steps' in done.stdout
-    ended = subprocess.run(
-        [sys.executable, '-m', 'agentkit.cli', 'play', '--env', 'corridor', '--game', '1'],
-        input='',
-        capture_output=True,
-        text=True,
-    )
+def test_an_interrupt_is_one_line(tmp_path, results):
+    "Ctrl-C: what has been played is kept."
+    command = [sys.executable, '-m', 'agentkit.cli', 'play', '--env', 'corridor']
+    run = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run.stdout.readline()  # it has begun
+    time.sleep(0.2)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate()
+    assert run.returncode == 130 and err.startswith('agentkit: interrupted') and err.count('\n') == 1
+
+
+# --- each command, once ---
+
+
+def test_env_list(capsys):
+    cards = answer(capsys, 'env', 'list')
+    assert {'alfworld', 'corridor'} <= set(cards)
+    assert cards['corridor']['options'] == dict(start='0') and 'brief' in cards['corridor']['views']
+    assert '  splits    train, valid_seen, valid_unseen' in typed(capsys, 'env', 'list')
+
+
+def test_env_check(capsys):
+    report = answer(capsys, 'env', 'check', 'corridor', '--tasks', 1)
+    assert report['ok'] and {f['name'] for f in report['findings']} >= {'ids', 'resets', 'expert'}
+    broken = json.loads(typed(capsys, 'env', 'check', 'agentkit.envs.base:Environment', '--json', code=1))
+    assert not broken['ok']
+
+
+def test_tasks(capsys):
+    assert answer(capsys, 'tasks', '--env', 'corridor', '--tasks', 2)['tasks'] == ['train/corridor-0', 'train/corridor-1']
+    text = typed(capsys, 'tasks', '--env', 'corridor', '--split', 'valid_seen', '--show', 1)
+    assert text == '5 tasks in corridor/valid_seen: 5 Walk to a door\nvalid_seen/corridor-0\n'
+
+
+def test_play_can_be_watched_and_played(capsys, results):
+    assert 'won after 2 steps' in typed(capsys, 'play', '--env', 'corridor', '--task', 1, '--policy', 'expert')
+    assert len(answer(capsys, 'play', '--env', 'corridor', '--task', 3, '--policy', 'expert')['steps']) == 4
+    run = agentkit('play', '--env', 'corridor', '--task', 1, input='?\n7\n1\nforward\n')
+    assert run.returncode == 0 and '  1 forward' in run.stdout and '(not possible)' in run.stdout
+    assert 'won after 3 steps' in run.stdout
+    ended = agentkit('play', '--env', 'corridor', '--task', 1, '--policy', 'me')
     assert ended.returncode == 2 and 'the input ended' in ended.stderr
 
 
-def test_a_missing_game_is_named(capsys, results):
-    assert main(['play', '--env', 'corridor', '--game', '99', '--policy', 'expert']) == 2
-    assert 'there are games 0 to' in capsys.readouterr().err
+def test_evaluate(capsys, results, tmp_path):
+    out = tmp_path / 'e'
+    command = ('evaluate', '--env', 'corridor', '--policy', 'expert', '--tasks', 4, '--out', out)
+    report = answer(capsys, *command)
+    assert report['summary']['wins'] == report['summary']['n'] == 4 and report['summary']['ci_low'] < 1
+    assert {p.name for p in out.iterdir()} == {'report.json', 'episodes.csv', 'by_kind.csv', 'episodes'}
+    before = [p.stat().st_mtime_ns for p in out.glob('episodes/*')]
+    assert 'wins 4 of 4' in typed(capsys, *command)  # the episodes are not played again
+    assert [p.stat().st_mtime_ns for p in out.glob('episodes/*')] == before
+    other = answer(capsys, *command, '--option', 'start=1', '--repeats', 2)
+    assert other['summary']['n'] == 8 and other['summary']['steps'] < report['summary']['steps']
 
 
-def test_distill_for_machines_and_then_evaluate(results):
-    "Standard output is one JSON object, whatever DSPy and tqdm print; the policy it names plays."
-    run = lambda *argv: subprocess.run(
-        [sys.executable, '-m', 'agentkit.cli', *argv, '--json'], capture_output=True, text=True
+def test_distill_for_machines_and_then_evaluate(results, tmp_path):
+    "Standard output is one JSON object, whatever libraries print; the policy it names plays."
+    pytest.importorskip('torch')
+    run = agentkit('distill', '--env', 'corridor', '--tasks', 3, '--epochs', 2, '--out', tmp_path / 'student', '--json')
+    assert run.returncode == 0, run.stderr[-1000:]
+    student = json.loads(run.stdout)
+    assert student['rows'] == 3 and student['card']['trained'] and student['out'] == str(tmp_path / 'student')
+    played, again, stored = session(
+        f'evaluate --env corridor --policy {student["policy"]} --tasks 2 --json',
+        f'evaluate --env corridor --policy {tmp_path}/student/agent.json --tasks 2 --json',
+        f'quantize --model {student["policy"]} --type q4_0',
     )
-    made = run('distill', '--env', 'corridor', '--tasks', '3', '--epochs', '2')
-    assert made.returncode == 0, made.stderr[-1000:]
-    said = json.loads(made.stdout)
-    assert said['rows'] == 3 and said['card']['trained']
-    played = run('evaluate', '--env', 'corridor', '--policy', said['policy'], '--tasks', '2')
-    assert json.loads(played.stdout)['summary']['policy'] == said['policy']
-    again = run('evaluate', '--env', 'corridor', '--policy', str(Path(said['out']) / 'agent.json'), '--tasks', '2')
-    assert json.loads(again.stdout)['by_kind'][0]['wins'] == json.loads(played.stdout)['by_kind'][0]['wins']
-
-
-def test_export_writes_rows_for_other_trainers(capsys, results, tmp_path):
-    from agentkit.data.formats import load_export
-    from agentkit.data.rows import write_rows
-
-    turns = [dict(role='user', content='Go.'), dict(role='assistant', content='forward', loss=True)]
-    write_rows(
-        tmp_path / 'rows.jsonl',
-        [
-            dict(messages=turns),
-            dict(
-                messages=turns
-                + [dict(role='user', content='On.'), dict(role='assistant', content='left', loss=True, instead='right')]
-            ),
-        ],
-    )
-    assert main(['export', str(tmp_path / 'rows.jsonl'), '--format', 'openai', '--json']) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (
-        told['rows'] == 3
-        and told['learned'] == 'some'
-        and told['out'] == str(tmp_path / 'rows.openai.jsonl')
-        and len(load_export(told['out'], 'openai')) == 3
-    )
-    assert (
-        main(['export', str(tmp_path / 'rows.jsonl'), '--format', 'trl']) == 2
-        and 'use trl-completion or openai' in capsys.readouterr().err
-    )
-    assert (
-        main(['export', str(tmp_path / 'rows.jsonl'), '--format', 'alpaca', '--steps']) == 0
-        and 'the last answer of each row is learned' in capsys.readouterr().out
-    )
-    assert (
-        main(['export', str(tmp_path / 'nothing.jsonl'), '--format', 'openai']) == 2
-        and 'no rows' in capsys.readouterr().err
-    )
+    assert json.loads(played[1])['summary']['policy'] == student['policy']
+    assert json.loads(again[1])['summary']['wins'] == json.loads(played[1])['summary']['wins']
+    assert stored[0] == 0 and 'tensors Q4_0' in stored[1]
 
 
 def test_distill_at_a_provider_costs_only_what_was_agreed(capsys, results):
     from agentkit.testing.openai_server import PracticeServer
 
     with PracticeServer(0.1) as server:
-        argv = [
-            'distill',
-            '--env',
-            'corridor',
-            '--tasks',
-            '6',
-            '--student',
-            f'openai/gpt-4o-mini-2024-07-18@{server.url}',
-            '--teacher',
-            'expert',
-        ]
-        assert main(argv) == 2 and 'nothing was sent' in capsys.readouterr().err and server.files == {}
-        assert main([*argv, '--max-dollars', '1', '--epochs', '1']) == 0
-        assert f'@{server.url}' in capsys.readouterr().out and len(server.jobs) == 1
+        student = f'openai/gpt-4o-mini-2024-07-18@{server.url}'
+        command = ('distill', '--env', 'corridor', '--tasks', 6, '--student', student, '--teacher', 'expert')
+        assert main([*map(str, command)]) == 2
+        assert 'nothing was sent' in capsys.readouterr().err and server.files == {}
+        assert f'@{server.url}' in typed(capsys, *command, '--max-dollars', 1, '--epochs', 1)
+        assert len(server.jobs) == 1
+
+
+def test_optimize_says_first_what_it_costs(capsys):
+    command = ('optimize', '--env', 'corridor', '--teacher', 'openai/gpt-4o-mini', '--method', 'gepa')
+    plan = answer(capsys, *command, '--set', 'auto=light', '--dry-run')
+    assert plan['dollars'] > 0 and plan['search'][1] > 0
+    assert 'gepa' in typed(capsys, *command, '--dry-run')
+
+
+def test_promote(capsys, results, tmp_path):
+    for policy in ('expert', 'random'):
+        command = ('evaluate', '--env', 'corridor', '--policy', policy, '--tasks', 40, '--max-steps', 30)
+        typed(capsys, *command, '--out', tmp_path / policy)
+    expert, chance = tmp_path / 'expert', tmp_path / 'random'
+    assert answer(capsys, 'promote', expert, chance, '--out', tmp_path / 'a')['promoted'] is True
+    assert 'does not replace' in typed(capsys, 'promote', chance, expert, '--out', tmp_path / 'b', '--margin', 0.05)
+
+
+def test_export_writes_rows_for_other_trainers(capsys, tmp_path):
+    from agentkit.data.formats import load_export
+    from agentkit.data.rows import write_rows
+
+    turns = [dict(role='user', content='Go.'), dict(role='assistant', content='forward', loss=True)]
+    left = dict(role='assistant', content='left', loss=True, instead='right')
+    longer = [*turns, dict(role='user', content='On.'), left]
+    write_rows(tmp_path / 'rows.jsonl', [dict(messages=turns), dict(messages=longer)])
+    facts = answer(capsys, 'export', tmp_path / 'rows.jsonl', '--format', 'openai')
+    assert facts['rows'] == 3 and facts['learned'] == 'some'
+    assert facts['out'] == str(tmp_path / 'rows.openai.jsonl') and len(load_export(facts['out'], 'openai')) == 3
+    assert 'use trl-completion or openai' in error(capsys, 'export', tmp_path / 'rows.jsonl', '--format', 'trl')
+    last = typed(capsys, 'export', tmp_path / 'rows.jsonl', '--format', 'alpaca', '--steps')
+    assert 'the last answer of each row is learned' in last
+    assert 'nothing.jsonl' in error(capsys, 'export', tmp_path / 'nothing.jsonl', '--format', 'openai')
+
+
+def test_collect_and_filter(capsys, tmp_path):
+    (tmp_path / 'log.csv').write_text('question,answer,stars\nWho?,Me.,1\nWhat?,That.,0.5\nWho?,Me.,1\nNo answer?,,1\n')
+    columns = ('--column', 'input=question', '--column', 'output=answer', '--column', 'score=stars')
+    command = ('collect', tmp_path / 'log.csv', '--format', 'csv', *columns, '--out', tmp_path / 'records.jsonl')
+    assert 'log.csv' in error(capsys, *command)
+    facts = answer(capsys, *command, '--skip-malformed')
+    assert (facts['new'], len(facts['malformed'])) == (2, 1)
+    kept = answer(capsys, 'filter', tmp_path / 'records.jsonl', '--score', 0.8)
+    assert (kept['kept'], kept['of']) == (1, 2) and Path(kept['out']).read_text().count('\n') == 1
+    assert '1 of 2' in typed(capsys, 'filter', tmp_path / 'records.jsonl', '--score', 0.8, '--balance')
+    assert 'nothing is left' in error(capsys, 'filter', tmp_path / 'records.jsonl', '--rating', 5)
+
+
+def plan(folder, code):
+    cells = [
+        dict(id='a', tags=['parameters'], source="x = 1  # a number\nmark = 'a=b'  # text\nout = ''  # the run's folder"),
+        dict(id='b', tags=[], source=f'from agentkit.research.sweeps import finish\n{code}'),
+    ]
+    common = dict(cell_type='code', outputs=[], execution_count=None)
+    notebook = dict(
+        cells=[dict(common, id=c['id'], source=c['source'], metadata=dict(tags=c['tags'])) for c in cells],
+        metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')),
+        **dict(nbformat=4, nbformat_minor=5),
+    )
+    (folder / 'n.ipynb').write_text(json.dumps(notebook))
+    (folder / 'plan.yaml').write_text('experiment: tiny\nnotebook: n.ipynb\nfixed: {mark: c=d}\ngrid: {x: [1, 2]}\n')
+    return folder / 'plan.yaml'
+
+
+def test_sweep_report_and_mlflow(capsys, results, tmp_path):
+    pytest.importorskip('papermill')
+    path = plan(tmp_path, "assert x != 2, 'too many'\nfinish(out, [dict(mark_is=mark, twice=2 * x)])")
+    assert len(answer(capsys, 'sweep', path, '--dry-run')['cells']) == 2
+    assert 'no cell' in error(capsys, 'sweep', path, '--only', 'x=3')
+    swept = answer(capsys, 'sweep', path, '--only', 'x=1', '--set', 'mark=e=f')
+    assert [r['mark_is'] for r in swept['rows']] == ['e=f'] and swept['failed'] == 0
+    text = typed(capsys, 'sweep', path, code=1)
+    assert 'too many' in text and '1 failed' in text
+    assert 'names no report notebook' in error(capsys, 'report', path)
+
+
+# --- what somebody else installs ---
+
+LAMPS = '''
+import os
+
+from agentkit.core.actions import Choice
+from agentkit.core.types import Hint, Observation, Task
+from agentkit.core.views import View, conversation
+from agentkit.envs.base import Environment
+from agentkit.envs.find import env_settings
+
+
+class Short(View):
+    name, instructed = 'short', False
+
+    def messages(self, state):
+        return conversation(f'{len(state.steps)} switched', [])
+
+
+class Lamps(Environment):
+    "Switch on one lamp after the other."
+
+    name = 'lamps'
+    splits = ('practice', 'exam')
+    labels = dict(row='Lamps in a row')
+    views = dict(short=Short)
+    student_view = 'short'
+    settings = dict(colour='red')
+
+    def __init__(
+        self,
+        lamps: int = 2,  # how many
+    ):
+        self.lamps, self.colour = lamps, env_settings(type(self))['colour']
+
+    @classmethod
+    def tasks(cls, split, n=None, seed=0):
+        return [Task(f'{split}/{i}', 'lamps', kind='row', split=split) for i in range(3 if n is None else n)]
+
+    def reset(self, task, seed=0):
+        self.on = 0
+        return self._see(f'A row of {self.colour} lamps. Switch on {self.lamps}.')
+
+    def step(self, action):
+        self.on += action == 'switch'
+        return self._see(f'{self.on} shine.')
+
+    def _see(self, text):
+        done = self.on == self.lamps
+        return Observation(text, Choice(('switch', 'wait')), float(done), done, float(done))
+
+    def expert(self):
+        return Hint('switch', 'light')
+
+    def progress(self):
+        return self.on / self.lamps
+
+
+class Dead(Lamps):
+    def step(self, action):
+        os._exit(3)
+'''
+
+
+@pytest.fixture
+def stranger(tmp_path):
+    "The variables under which a package of somebody else is installed, and has its section in settings.ini."
+    site, project = tmp_path / 'site', tmp_path / 'project'
+    (site / 'stranger-1.0.dist-info').mkdir(parents=True)
+    project.mkdir()
+    (site / 'stranger.py').write_text(LAMPS)
+    (site / 'stranger-1.0.dist-info/METADATA').write_text('Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n')
+    (site / 'stranger-1.0.dist-info/entry_points.txt').write_text('[agentkit.envs]\nlamps = stranger:Lamps\n')
+    (project / 'settings.ini').write_text('[environments]\ndefault = lamps\n\n[lamps]\ncolour = blue\n')
+    return dict(PYTHONPATH=f'{site}{os.pathsep}{ROOT}', AGENTKIT_ROOT=project)
+
+
+def test_a_strangers_environment_is_in_the_help(stranger):
+    helped, listed, misspelt = session('evaluate --help', 'env list --json', 'tasks --env lamp', **stranger)
+    assert all(text in helped[1] for text in ('lamps', 'practice, exam', '[default: lamps]'))
+    card = json.loads(listed[1])['lamps']
+    assert card['options'] == dict(lamps='2') and card['settings'] == dict(colour='red')
+    assert card['splits'] == ['practice', 'exam'] and 'short' in card['views']
+    assert misspelt[0] == 2 and "did you mean 'lamps'?" in misspelt[2]
+
+
+@pytest.mark.parametrize('env', ['lamps', 'stranger:Lamps'])
+def test_a_strangers_environment_does_all_that_ours_do(env, stranger, results):
+    runs = session(
+        f'tasks --env {env}',
+        f'env check {env} --option lamps=3',
+        f'play --env {env} --policy expert --option lamps=3',
+        f'evaluate --env {env} --policy expert --option lamps=4 --json',
+        f'evaluate --env {env} --policy random-reader --tasks 1 --json',
+        **stranger,
+    )
+    assert [code for code, _, _ in runs] == [0] * 5, runs
+    listed, checked, played, measured, read = (out for _, out, _ in runs)
+    assert f'3 tasks in {env}/practice: 3 Lamps in a row' in listed
+    assert 'keeps what it promises' in checked
+    assert 'A row of blue lamps' in played and 'won after 3 steps' in played
+    assert json.loads(measured)['summary']['steps'] == 4
+    assert json.loads(read)['summary']['policy'] == 'random-reader' and json.loads(read)['info']['split'] == 'exam'
+
+
+@pytest.mark.parametrize('env', ['lamps', 'stranger:Lamps'])
+def test_a_strangers_environment_can_be_learned(env, stranger, results, tmp_path):
+    pytest.importorskip('torch')
+    command = f'distill --env {env} --option lamps=3 --tasks 2 --epochs 1 --out {tmp_path}/student --json'
+    ((code, _, err),) = session(command, **stranger)
+    assert code == 0, err
+    rows = [json.loads(line) for line in (tmp_path / 'student/rows.jsonl').read_text().splitlines()]
+    contents = [m['content'] for row in rows for m in row['messages']]
+    assert '2 switched' in contents and not any('lamps' in c for c in contents)  # it learns what its view shows
+
+
+def test_a_rate_that_is_not_to_be_trusted_is_exit_code_1(stranger, results):
+    command = 'evaluate --env stranger:Dead --policy expert --tasks 1 --workers 1'
+    machine, person = session(f'{command} --json', command, **stranger)
+    assert machine[0] == 1 and json.loads(machine[1])['trusted'] is False
+    assert person[0] == 1 and 'was not measured' in person[1]
+
+
+def test_a_broken_package_breaks_nothing_else(stranger):
+    site = Path(stranger['PYTHONPATH'].split(os.pathsep)[0])
+    (site / 'stranger.py').write_text('import no_such_package')
+    variables = dict(stranger, AGENTKIT_ENVIRONMENTS_DEFAULT='corridor')
+    listed, other, own = session('env list --json', 'tasks --env corridor', 'tasks --env lamps', **variables)
+    assert 'no_such_package' in json.loads(listed[1])['lamps']['error'] and other[0] == 0
+    assert own[0] == 2 and 'no_such_package' in own[2]

@@ -52,7 +52,7 @@ def test_fine_tune_an_agent_offline(tmp_path, results):
     assert any(name.startswith('local/nano-base') for name in episodes), 'the student before it learned'
 
 
-def test_fine_tune_an_agent_with_a_model_behind_an_address(tmp_path, results):
+def test_fine_tune_an_agent_with_a_model_behind_an_address(tmp_path, results, monkeypatch):
     rows = [
         dict(
             messages=[
@@ -63,6 +63,7 @@ def test_fine_tune_an_agent_with_a_model_behind_an_address(tmp_path, results):
     ]
     server = serve(make_nano(rows, size='tiny', vocabulary=300), slots=2, context=4096)
     name = f'openai/{server.model}'
+    monkeypatch.setenv('AGENTKIT_API_KEY', server.key)
     try:
         execute(
             FINE_TUNE,

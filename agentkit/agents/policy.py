@@ -107,14 +107,14 @@ def resolve_view(view: str | View, views) -> View:
 def _sampled(decision, logprobs):
     "The decision with the log-probabilities of its tokens, where the model says them."
     tokens = getattr(logprobs, 'content', None) or (logprobs if isinstance(logprobs, (list, tuple)) else ())
-    values = tuple(float(t['logprob'] if isinstance(t, dict) else t.logprob) for t in tokens)
+    values = tuple(min(0.0, float(t['logprob'] if isinstance(t, dict) else t.logprob)) for t in tokens)
     return Decision(decision.action, decision.thought, logprobs=values) if values else decision
 
 # %% ../../notebooks/agents/02_policy.ipynb #e2ddc09b
 # what decides how a model is asked; an address or a key does not
 SETTINGS = (
     *('temperature', 'max_tokens', 'max_completion_tokens', 'top_p', 'top_k', 'stop', 'seed', 'frequency_penalty'),
-    *('presence_penalty', 'reasoning_effort', 'slots', 'context', 'threads'),
+    *('presence_penalty', 'reasoning_effort', 'logprobs', 'slots', 'context', 'threads'),
 )
 PLACES = ('own', 'api_base', 'base_url')  # an address is not saved; that there was one, is
 ADAPTERS = dict(conversation=ConversationAdapter, chat=dspy.ChatAdapter, json=dspy.JSONAdapter)
@@ -189,7 +189,8 @@ class Agent(dspy.Module):
     def inputs(self, state: State) -> dict:
         "What `react` is asked: task, trajectory, and what may be answered, a thought among it where it may think."
         asked = fields(state)
-        return {**asked, 'possible_actions': [*asked['possible_actions'], *[THINK] * self.think]}
+        listed = asked['possible_actions']  # none where anything may be said, thoughts among it
+        return {**asked, 'possible_actions': [*listed, THINK] if self.think and listed else listed}
 
     def viewed(self, views) -> 'Agent':
         "The same agent with its view looked up, for rows and prompts outside of an episode."

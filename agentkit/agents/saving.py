@@ -11,7 +11,7 @@ from pathlib import Path
 import dspy
 from .policy import ADAPTERS, SETTINGS, Agent, ConversationAdapter, adapter_state, lm_state
 from .programs import Chance, Expert, Program
-from ..core.errors import AgentkitError
+from ..core.errors import AgentkitError, meant
 from ..core.store import read_json, write_json
 from ..models.find import make_lm
 from ..models.names import named
@@ -50,7 +50,7 @@ def make_policy(
     if '/' not in spec:
         raise AgentkitError(
             f'{spec!r} is not a policy; write {", ".join(PROGRAMS)}, provider/model such as local/nano, '
-            'or the path of an agent.json'
+            f'or the path of an agent.json{meant(spec, PROGRAMS)}'
         )
     lm = make_lm(spec, **kwargs)
     return student_agent(lm) if spec.startswith('local/') else Agent(lm, instructions)

@@ -6,11 +6,11 @@
 __all__ = ['DEFAULTS', 'root', 'section', 'settings', 'path_of', 'without_keys']
 
 # %% ../../notebooks/core/02_settings.ipynb #90820dd4
-import configparser, difflib, functools, os, re
+import configparser, functools, os, re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from .errors import AgentkitError
+from .errors import AgentkitError, meant
 
 # %% ../../notebooks/core/02_settings.ipynb #c093c0f0
 def root() -> Path:
@@ -23,6 +23,7 @@ def root() -> Path:
 # %% ../../notebooks/core/02_settings.ipynb #cb1a9c08
 DEFAULTS = dict(
     paths=dict(results='results', figures='figures', data='data'),
+    environments=dict(default='alfworld'),
     models=dict(teacher='expert', student='nano', judge='', backend='llama.cpp'),
     sweeps=dict(jobs='1'),
     tracking=dict(mlflow='off'),
@@ -32,9 +33,8 @@ DEFAULTS = dict(
 def _check_key(section, key, known, where):
     "One clear error for a key that nobody reads."
     if key not in known:
-        near = difflib.get_close_matches(key, known, 1)
-        meant = f'; did you mean {near[0]!r}?' if near else '.'
-        raise AgentkitError(f'{where}: unknown key {key!r} in [{section}]{meant} Known: {", ".join(known) or "none"}')
+        hint = meant(key, known) or '.'
+        raise AgentkitError(f'{where}: unknown key {key!r} in [{section}]{hint} Known: {", ".join(known) or "none"}')
 
 
 def _check_section(section, where):
@@ -52,9 +52,9 @@ def _environments():
 def _read_ini(path):
     ini = configparser.ConfigParser(interpolation=None)
     try:
-        ini.read(path, encoding='utf-8-sig')
-    except (configparser.Error, UnicodeDecodeError) as e:
-        raise AgentkitError(f'{path} cannot be read: {e}') from e
+        ini.read_string(path.read_text('utf-8-sig') if path.is_file() else '')
+    except (configparser.Error, UnicodeDecodeError, OSError) as e:
+        raise AgentkitError(f'{path} cannot be read: {" ".join(str(e).split())}') from e
     return ini
 
 # %% ../../notebooks/core/02_settings.ipynb #5e3e1285

@@ -139,9 +139,9 @@ def _from_disk(d):
 
 
 def _canonical(row):
-    "The row with true for a weight of 1 and false for 0, as it is digested."
+    "The row as it is digested: true for a weight of 1, false for 0, and other weights with a point."
     known = {0: False, 1: True}
-    messages = [{**m, 'loss': known.get(m['loss'], m['loss'])} if 'loss' in m else m for m in row['messages']]
+    messages = [{**m, 'loss': known.get(m['loss'], float(m['loss']))} if 'loss' in m else m for m in row['messages']]
     return {**row, 'messages': messages}
 
 

@@ -120,8 +120,10 @@ def _to_text(messages):
 
 
 def _from_text(d):
-    parts = re.findall(r'<\|(system|user|assistant)\|>(.*?)<\|end\|>', d['prompt'] + d['completion'], re.S)
-    messages = [dict(role=role, content=content) for role, content in parts]
+    *parts, _ = (d['prompt'] + d['completion']).split('<|end|>')
+    messages = [dict(zip(('role', 'content'), p.removeprefix('<|').split('|>', 1))) for p in parts]
+    if any(m['role'] not in ('system', 'user', 'assistant') for m in messages):
+        raise ValueError('a part does not begin with who speaks')
     return [*learned(messages[:-1], False), dict(role='assistant', content=messages[-1]['content'], loss=True)]
 
 

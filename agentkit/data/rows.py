@@ -17,6 +17,7 @@ from ..agents.policy import Agent, ConversationAdapter, Policy
 from ..core.errors import AgentkitError
 from ..core.store import Journal, digest, write_text
 from ..core.types import Trajectory, said
+from ..core.views import promises_growth
 from ..envs.base import views_of
 from ..envs.find import find_env
 from ..judges.base import passes
@@ -51,9 +52,9 @@ def _answer(agent, text):
 
 
 def _grows(adapter):
-    "Is it promised that each prompt continues the one before it? The view's own class has to say so."
+    "Is it promised that each prompt continues the one before it?"
     plain = type(adapter) is ConversationAdapter and not adapter.show_actions and not adapter.window
-    return plain and vars(type(adapter.view)).get('grows', False)
+    return plain and promises_growth(adapter.view)
 
 
 def _conversations(t: Trajectory, agent: Agent, done: list[str]) -> Iterator[tuple[list[dict], dict[int, int]]]:
@@ -182,10 +183,9 @@ def episode_rows(
     call_rows: list[dict],  # {"messages": [...]}, each ending with the assistant message to learn; any order
 ) -> list[dict]:
     "The same targets in as few rows as possible: calls that continue one another become one row, in any order."
-    weighed = [row for row in call_rows if has_weights(row)]
     calls = [r for row in call_rows if not has_weights(row) for r in alternatives(row)]
     hashed = [(_prefixes(r['messages']), r) for r in calls]
-    targets, longest, rows, asked = set(), {}, [], {}
+    targets, longest, folded, answers = set(), {}, [], {}
     for keys, r in hashed:
         targets |= {keys[-1]} | {k for k, m in zip(keys, r['messages']) if m.get('loss')}
     inside = {k for keys, _ in hashed for k in keys[:-1]}
@@ -193,12 +193,12 @@ def episode_rows(
         if keys[-1] not in inside:
             longest.setdefault(keys[-1], (keys, r))
     for keys, r in sorted(longest.values(), key=lambda x: (-len(x[0]), x[0][-1])):
-        other = asked.get(keys[-2]) if len(keys) > 1 else None
+        other = answers.get(keys[-2]) if len(keys) > 1 else None
         if other and 'instead' not in other:
             other['instead'] = r['messages'][-1]['content']
         else:
-            rows.append(_with_loss(keys, r, targets, asked))
-    return rows + weighed
+            folded.append(_with_loss(keys, r, targets, answers))
+    return folded + [row for row in call_rows if has_weights(row)]
 
 
 def _prefixes(messages):
@@ -228,12 +228,12 @@ def _until(messages, i, content, loss=True):
     return [*(_bare(m, loss=False) for m in messages[:i]), dict(role='assistant', content=content, loss=loss)]
 
 
-def _with_loss(keys, row, targets, asked):
-    "The row with `loss` where a call wanted it; its messages are remembered in `asked` under their prompt."
+def _with_loss(keys, row, targets, answers):
+    "The row with `loss` where a call wanted it; its answers are remembered under their prompt."
     messages = [_bare(m, loss=k in targets) for k, m in zip(keys, row['messages'])]
     for k, m in zip(keys, messages[1:]):
         if m['role'] == 'assistant':
-            asked.setdefault(k, m)
+            answers.setdefault(k, m)
     return {**row, 'messages': messages}
 
 # %% ../../notebooks/data/01_rows.ipynb #0af1f16c

@@ -18,7 +18,7 @@ class Environment:
     "Something to act in. Subclass it; `tasks`, `reset` and `step` are needed."
 
     name: ClassVar[str] = ''  # of its section in settings.ini; the name it is registered under
-    extra: ClassVar[str] = ''  # the extra of pip that installs what it needs, e.g. "agentkit[alfworld]"
+    extra: ClassVar[str] = ''  # what pip installs for it, e.g. "my_package[grid]"
     splits: ClassVar[tuple[str, ...]] = ('train', 'valid')  # the first is for training, the last for measuring
     instructions: ClassVar[str] = 'Choose the next action.'  # what a language model is told
     labels: ClassVar[Mapping[str, str]] = {}  # kind of task → what a figure calls it
@@ -27,7 +27,7 @@ class Environment:
     settings: ClassVar[Mapping[str, str]] = {}  # key → default, of its own section in settings.ini
 
     @classmethod
-    def tasks(cls, split: str, n: int | None = None, seed: int = 0) -> list[Task]:
+    def tasks(cls, split: str, n: int | None = None, seed: int = 0) -> list[Task]:  # , and options that decide them
         "Tasks of a split; None: all, or as many as the environment likes. Another seed may choose others."
         raise NotImplementedError
 

@@ -14,6 +14,7 @@ from ..core.actions import Choice, ToolCall
 from ..core.errors import AgentkitError
 from ..core.store import rng
 from ..core.types import Decision, Hint, Observation, State, Step, Task
+from ..core.views import promises_growth
 from .base import Environment, views_of
 from .find import env_options, env_settings, find_env, make_env
 from .pool import EnvPool
@@ -356,14 +357,18 @@ def _states(trial, task):
 def _views(trial):
     "Each view is a conversation from the user's first words to the user's last, and offers only what is possible."
     for task in trial.tasks:
+        before = {}
         for k, state in enumerate(_states(trial, task)):
             for name, view in state.views.items():
-                _check_view(f'{_at(task, k)}: the view {name!r}', view, state)
+                before[name] = _check_view(f'{_at(task, k)}: the view {name!r}', view, state, before.get(name, []))
     return ', '.join(views_of(trial.kind))
 
 
-def _check_view(where, view, state):
+def _check_view(where, view, state, before):
+    "Its messages, which are compared with those of the step before."
     messages = view.messages(state)
+    only_added = messages[: len(before)] == before
+    _demand(only_added or not promises_growth(view), f'{where} says that it grows, and changes what it said')
     roles = [m.get('role') for m in messages]
     _demand({*roles} <= {'user', 'assistant'}, f'{where} has messages of {roles}')
     _demand(roles and roles[0] == roles[-1] == 'user', f'{where} does not begin and end with the user, but has {roles}')
@@ -371,6 +376,7 @@ def _check_view(where, view, state):
     if not state.now.done:
         offered = view.offer(state)
         _demand(_within(offered, state.now.actions), f'{where} offers what is not possible: {offered!r:.80}')
+    return messages
 
 
 def _within(offered, possible):

@@ -7,9 +7,9 @@ __all__ = ['GROUP', 'environments', 'target_of', 'resolve', 'find_env', 'make_en
            'env_settings', 'identity']
 
 # %% ../../notebooks/envs/02_find.ipynb #a33f311a
-import difflib, functools, importlib, inspect
+import functools, importlib, inspect
 from importlib.metadata import entry_points
-from ..core.errors import AgentkitError
+from ..core.errors import AgentkitError, meant
 from ..core.settings import section
 from ..core.store import digest
 from ..core.types import Task
@@ -37,10 +37,9 @@ def target_of(
         return name
     known = environments()
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        meant = f'; did you mean {near[0]!r}?' if near else '.'
+        hint = meant(name, known) or '.'
         listed = ', '.join(known) or 'none is registered: run `pip install -e .`'
-        raise AgentkitError(f'unknown environment {name!r}{meant} Known: {listed}; or write module:Class')
+        raise AgentkitError(f'unknown environment {name!r}{hint} Known: {listed}; or write module:Class')
     return known[name]
 
 
@@ -83,8 +82,11 @@ def check_options(kind: type[Environment], options: dict):
     try:
         inspect.signature(kind).bind(**options)
     except TypeError as e:
-        taken = ', '.join(f'{k}={v!r}' for k, v in env_options(kind).items()) or 'none'
-        raise AgentkitError(f'{kind.name or kind.__name__} does not take these options: {e}; it takes: {taken}') from e
+        known = env_options(kind)
+        taken = ', '.join(f'{k}={v!r}' for k, v in known.items()) or 'none'
+        hint = next((meant(k, known) for k in options if k not in known), '')
+        name = kind.name or kind.__name__
+        raise AgentkitError(f'{name} does not take these options: {e}; it takes: {taken}{hint}') from e
 
 
 def list_tasks(
@@ -92,13 +94,17 @@ def list_tasks(
     split: str = '',  # one of the environment's; empty: its first, for training
     n: int | None = None,  # how many; None: all, or as many as the environment likes
     seed: int = 0,  # which ones, when there are more
+    **options,  # of its class; an environment whose tasks depend on some is given them
 ) -> list[Task]:
     "The tasks of an environment."
     kind = find_env(env)
     split = split or kind.splits[0]
     if split not in kind.splits:
-        raise AgentkitError(f'{env} has no split {split!r}; it has: {", ".join(kind.splits)}')
-    return kind.tasks(split, n, seed)
+        raise AgentkitError(f'{env} has no split {split!r}; it has: {", ".join(kind.splits)}{meant(split, kind.splits)}')
+    check_options(kind, options)
+    taken = inspect.signature(kind.tasks).parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    return kind.tasks(split, n, seed, **{k: v for k, v in options.items() if any_name or k in taken})
 
 
 def env_settings(kind: type[Environment]) -> dict[str, str]:

@@ -57,11 +57,11 @@ def send(fd: int, reply: dict):
 
 def serve(target: str, options: dict, lines: queue.Queue, replies: int):
     "Make the object, then answer one call after the other until the parent is gone."
-    made = {}
+    served = {}
 
     def make():
         module, _, name = target.partition(':')
-        made['it'] = getattr(importlib.import_module(module), name)(**options)
+        served['object'] = getattr(importlib.import_module(module), name)(**options)
 
     reply = answer(make)
     send(replies, reply)
@@ -71,11 +71,11 @@ def serve(target: str, options: dict, lines: queue.Queue, replies: int):
         request = json.loads(line)
         # works without the interpreter lock, so that a call stuck in C ends too when the parent is gone
         faulthandler.dump_traceback_later(request['timeout'] + GRACE, exit=True)
-        reply = answer(lambda: getattr(made['it'], request['method'])(*request['args']))
+        reply = answer(lambda: getattr(served['object'], request['method'])(*request['args']))
         faulthandler.cancel_dump_traceback_later()
         send(replies, reply)
-    if hasattr(made['it'], 'close'):
-        made['it'].close()
+    if hasattr(served['object'], 'close'):
+        served['object'].close()
 
 
 def main():

@@ -8,11 +8,12 @@ __all__ = ['PLAN_KEYS', 'RESULT', 'VERSION', 'TABLES', 'parameters', 'check_para
            'sweep', 'collect', 'read_table']
 
 # %% ../../notebooks/research/06_sweeps.ipynb #b4463f63
-import contextlib, itertools, os, re, signal, sys, weakref
+import ast, contextlib, functools, itertools, os, re, signal, sys, weakref
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
+from ..core.comments import assigned, comments
 from ..core.errors import AgentkitError, need
 from ..core.secrets import Redactor, error_line
 from ..core.settings import path_of, root, settings
@@ -30,8 +31,17 @@ def parameters(
     tagged = [c for c in read_json(path)['cells'] if 'parameters' in c['metadata'].get('tags', [])]
     if len(tagged) != 1:
         raise AgentkitError(f'{path} has {len(tagged)} cells tagged "parameters"; it needs exactly one')
-    known = need('papermill', 'lab').inspect_notebook(str(path))
-    return {k: dict(default=v['default'], type=v['inferred_type_name'], help=v['help']) for k, v in known.items()}
+    source = ''.join(tagged[0]['source'])
+    try:
+        statements, known = ast.parse(source).body, comments(source)
+    except SyntaxError as e:
+        raise AgentkitError(f'{path}: the cell with the parameters is not Python: {e}') from e
+    return {name: _about(s, source, known.get(name, '')) for s in statements for name in assigned(s)}
+
+
+def _about(statement, source, help):
+    text, annotation = functools.partial(ast.get_source_segment, source), getattr(statement, 'annotation', None)
+    return dict(default=text(statement.value), type=text(annotation) if annotation else 'None', help=help)
 
 
 def check_parameters(notebook, params: dict):

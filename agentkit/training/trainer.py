@@ -494,7 +494,7 @@ def quantize(
     type: str,  # f32, f16, q8_0, q4_0 or q4_k_m
 ) -> str:
     "Export a model in another type and give the new id; an export that is known is not repeated."
-    type, source = known_type(type), model_dir(model)
+    type, source = known_type(type), ensure_model(model)
     card = read_card(source)
     if 'quantised' in card:
         raise AgentkitError(f'{card["id"]} is an export itself: quantize {card["quantised"]["of"]}')

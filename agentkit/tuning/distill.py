@@ -23,7 +23,6 @@ from ..evals import Report
 from ..judges.base import passes
 from ..models.store import model_dir, read_card
 from ..rollouts import Runner
-from ..training.bases import ensure_model
 from ..training.providers import provider_of
 
 # %% ../../notebooks/tuning/02_distill.ipynb #8e8d7c19
@@ -60,7 +59,7 @@ def distill_from(
     if demos not in ('keep', 'reset'):
         raise AgentkitError(f'demos={demos!r}: write "keep" or "reset"')
     good = keep(demonstrations, threshold)
-    agent = _student(student, good[0].task.env)
+    agent = _student(student, good[0].task.env, train)
     if demos == 'reset':
         agent.react.demos = []
     whole = [t for t in others if t.termination != 'error']
@@ -78,17 +77,15 @@ def _named(agent, model):
     return f'{agent.name.partition("/")[0]}/{model}'
 
 
-def _student(student, env):
+def _student(student, env, train):
     "The agent that will learn; what cannot be had, trained or saved is an error before anybody plays."
     kind = find_env(env)
     agent = make_policy(student, kind.instructions) if isinstance(student, str) else student
     if not isinstance(agent, Agent) or not agent.lm:
         raise AgentkitError(f'{agent.name} has no weights to train: a student is an agent with a language model')
-    provider_of(agent.lm)
+    provider_of(agent.lm).check(**train)
     if not agent.name.startswith('local/'):
         agent.check()
-    elif agent.name != 'local/nano':
-        ensure_model(agent.name)
     agent = agent.deepcopy().viewed(views_of(kind))
     adapter_state(agent.adapter)
     return agent
@@ -123,7 +120,7 @@ def distill(
         )
     folder = Path(folder or run.folder or tempfile.mkdtemp(prefix='distilled-'))
     run = run if run.folder else run.replace(folder=folder)
-    agent = _student(student, tasks[0].env)
+    agent = _student(student, tasks[0].env, train)
     recipe = dict(threshold=threshold, demos=demos, train=train)
     course = _Course(teacher, tasks, run, folder, method, seed, recipe)
     distilled = course.explore(agent, rounds) if method == 'explore' else course.iterate(agent, rounds)

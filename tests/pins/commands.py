@@ -57,14 +57,14 @@ def lines(path, rows):
 
 @pin('cli_games')
 def _(folder):
-    built = printed('games', '--env', 'household', '--split', 'valid_unseen', '--tasks', 3)
-    return dict(household=built, corridor=printed('games', '--env', 'corridor', '--split', 'train', '--tasks', 4))
+    built = printed('tasks', '--env', 'household', '--split', 'valid_unseen', '--tasks', 3)
+    return dict(household=built, corridor=printed('tasks', '--env', 'corridor', '--split', 'train', '--tasks', 4))
 
 
 @pin('cli_play')
 def _(folder):
-    corridor = printed('play', '--env', 'corridor', '--game', 1, '--policy', 'expert')
-    household = printed('play', '--env', 'household', '--game', 1, '--policy', 'expert')
+    corridor = printed('play', '--env', 'corridor', '--task', 1, '--policy', 'expert')
+    household = printed('play', '--env', 'household', '--task', 1, '--policy', 'expert')
     return masked(dict(corridor=corridor, household=household), folder)
 
 

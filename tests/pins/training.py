@@ -4,6 +4,8 @@ import contextlib
 import json
 
 import pytest
+from agentkit.envs.alfworld.names import rename
+from agentkit.envs.base import Environment
 
 from . import path_of, pin, recording
 from .prompts import agent_of, read
@@ -19,13 +21,21 @@ def new_model(rows):
     return make_nano(rows, seed=0, size='tiny', vocabulary=400)
 
 
-def trained(rows, rename=()):
+class Renamed(Environment):
+    "Rows with other names."
+
+    @classmethod
+    def vary(cls, row, r):
+        return rename(row, GROUPS, r)
+
+
+def trained(rows, vary=''):
     "A training of two epochs: its id, its losses, its card and the digests of the weights."
     from agentkit.models.store import model_dir, read_card
     from agentkit.training.trainer import TrainConfig, finetune
 
     base = new_model(rows)
-    config = TrainConfig.of('nano', epochs=2, batch_tokens=1024, dtype='float32', rename=rename)
+    config = TrainConfig.of('nano', epochs=2, batch_tokens=1024, dtype='float32', vary=vary)
     made = finetune(base, rows, config, progress=False)
     digests = {k: read_card(model_dir(m))['weights_sha256'] for k, m in (('base', base), ('trained', made.id))}
     return made.id, made.losses, made.card, digests
@@ -98,7 +108,7 @@ def _(folder):
 @pin('training_losses', 'plain', 'renamed')
 def _(folder, case):
     with one_thread():
-        _, losses, card, _ = trained(six_rows(), GROUPS if case == 'renamed' else ())
+        _, losses, card, _ = trained(six_rows(), 'pins.training:Renamed' if case == 'renamed' else '')
     lines = [f'step {r.step} epoch {r.epoch} tokens {r.tokens} loss {r.loss:.4f}' for r in losses.itertuples()]
     facts = ('rows', 'steps', 'tokens', 'cut', 'trained', 'family', 'dtype')
     return '\n'.join([*lines, *(f'{k}: {json.dumps(card[k])}' for k in facts)])

