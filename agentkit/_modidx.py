@@ -1706,6 +1706,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'agentkit/research/tracking.py'),
                                             'agentkit.research.tracking._run': ( 'research/tracking.html#_run',
                                                                                  'agentkit/research/tracking.py'),
+                                            'agentkit.research.tracking._shared': ( 'research/tracking.html#_shared',
+                                                                                    'agentkit/research/tracking.py'),
                                             'agentkit.research.tracking._tables': ( 'research/tracking.html#_tables',
                                                                                     'agentkit/research/tracking.py'),
                                             'agentkit.research.tracking._version': ( 'research/tracking.html#_version',

@@ -219,9 +219,27 @@ def episode_rows(
     ]
 
 
+def _shared(folder, result):
+    "Episodes that the runs of an experiment keep together, as far as this run has measured them: phase → trajectories."
+    from agentkit.rollouts import read_trajectories
+
+    measured, shared = {}, {}
+    for e in result['tables'].get('episodes', ()):
+        if {'phase', 'task', 'seed'} <= set(e):
+            measured.setdefault(e['phase'], {})[e['task'], e['seed']] = (e['steps'], e['termination'])
+    phases = {r['phase']: r['policy'] for r in result['rows'] if {'phase', 'policy'} <= set(r)}
+    for path in sorted(folder.parent.glob('episodes/*.jsonl')) if measured else ():
+        episodes = {(t.task.id, t.seed): t for t in read_trajectories(path)}
+        for phase, ends in measured.items():
+            played = [episodes[k] for k in ends if k in episodes and episodes[k].policy == phases.get(phase)]
+            if [(len(t.steps), t.termination) for t in played] == list(ends.values()):
+                shared[phase] = played
+    return shared
+
+
 def _tables(folder, result):
     "The tables of a run: name → rows. `episodes` is the last phase; earlier ones are `episodes.before`."
-    journals, rows, episodes = _journals(folder), result['rows'], {}
+    journals, rows, episodes = {**_shared(folder, result), **_journals(folder)}, result['rows'], {}
     phases = {r.get('policy'): r.get('phase') for r in rows}
     for name, played in journals.items():
         phase = name if name in phases.values() else phases.get(played[0].policy) or name
