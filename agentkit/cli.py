@@ -150,7 +150,7 @@ def _types():
 
 # %% ../notebooks/cli.ipynb #a62e2678
 Environment = Annotated[str, Names(_environments, 'or module:Class')]
-Split = Annotated[str | None, Names(_splits, "or what another environment has (`agentkit env list`)")]
+Split = Annotated[str | None, Names(_splits, 'or what another environment has (`agentkit env list`)')]
 PLAYERS = 'a model such as local/nano or openai/gpt-4o-mini, or the file of a saved agent'
 Policy = Annotated[str, Names(_policies, PLAYERS)]
 PLAYED = Setting('environments', 'default')
@@ -417,7 +417,8 @@ def optimize(
     max_steps: PositiveInt = 50,  # step limit of an episode
     workers: PositiveInt = 2,  # environment processes
     parallel: PositiveInt | None = None,  # episodes in flight; default: one for each worker
-    out: Path | None = None,  # folder for program.json, optimised.json and the journals; default: below results/optimize
+    out: Path
+    | None = None,  # folder for program.json, optimised.json and the journals; default: below results/optimize
     dry_run: bool = False,  # print the budget only
     json: bool = False,
 ):
