@@ -38,6 +38,19 @@ class ServerGone(AgentkitError):
     "A model server has died; another one can be started."
 
 
+def _kill_all(child):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # the child began a session: what it started goes with it
+
+
+def _end(child, log):
+    "End a child, and give back what belonged to it."
+    _kill_all(child)
+    child.wait(timeout=10)
+    for f in (child.stdin, child.stdout, log):
+        f.close()
+
+
 class Server:
     "A running local model server; made by `serve`."
 
@@ -112,28 +125,39 @@ class Server:
         return self._child.poll() is None
 
     def _kill(self):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._child.pid, signal.SIGKILL)  # the child began a session: what it started goes with it
+        _kill_all(self._child)
 
     def _ended(self):
-        code, size = self._child.wait(timeout=10), os.fstat(self.log.fileno()).st_size
-        lines = os.pread(self.log.fileno(), 4000, max(0, size - 4000)).decode(errors='replace').strip().splitlines()
+        code, end = self._child.wait(timeout=10), b''
+        with contextlib.suppress(ValueError):  # a closed log: the server is being closed
+            end = os.pread(self.log.fileno(), 4000, max(0, os.fstat(self.log.fileno()).st_size - 4000))
+        lines = end.decode(errors='replace').strip().splitlines()
         return f'exit code {code}; its log ends with: {lines[-1].strip() if lines else "nothing"}'
 
+    def _trim_log(self):
+        with contextlib.suppress(ValueError):
+            if os.fstat(self.log.fileno()).st_size > LOG_BYTES:
+                os.ftruncate(self.log.fileno(), 0)
+
     def _send(self, path, body):
-        if os.fstat(self.log.fileno()).st_size > LOG_BYTES:
-            os.ftruncate(self.log.fileno(), 0)
+        self._trim_log()
         try:
             return self._http.post(path, json=body)
         except httpx.TimeoutException as e:
             raise AgentkitError(f'the server for {self.model} did not answer within {REPLY_SECONDS} s') from e
         except httpx.TransportError as e:
-            try:
-                # a killed process refuses connections before it can be waited for
-                self._child.wait(timeout=DYING_SECONDS)
-            except subprocess.TimeoutExpired:
-                return self._http.post(path, json=body)  # it had just closed an idle connection
-            raise ServerGone(f'the server for {self.model} is gone: {self._ended()}') from e
+            return self._send_again(path, body, e)
+
+    def _send_again(self, path, body, error):
+        "Once more, where the server lives: it had closed an idle connection, or has been loaded anew."
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(timeout=DYING_SECONDS)  # a killed process refuses connections before it can be waited for
+        if not self.alive:
+            raise ServerGone(f'the server for {self.model} is gone: {self._ended()}') from error
+        try:
+            return self._http.post(path, json=body)
+        except httpx.TransportError as e:
+            raise ServerGone(f'the server for {self.model} does not answer: {e}') from e
 
     def _accepted(self, path, body):
         "The server's answer to a JSON request; a refusal is an error."
@@ -151,16 +175,16 @@ class Server:
         return self._accepted(path, body).json()
 
     def reload(self):
-        "Serve what the files hold now: a new child in the place of the old one."
-        self.close()
-        self._start()
+        "Serve what the files hold now: a new child in the place of the old one, which answers until then."
+        old = self._child, self.log
+        try:
+            self._start()
+        finally:
+            _end(*old)
 
     def close(self):
         "End the server process."
-        self._kill()
-        self._child.wait(timeout=10)
-        for f in (self._child.stdin, self._child.stdout, self.log):
-            f.close()
+        _end(self._child, self.log)
 
     def __enter__(self):
         return self
@@ -201,9 +225,10 @@ class VllmServer(Server):
         return dict(structured_outputs=dict(choice=list(actions)))
 
     def reload(self):
-        "Load the adapters anew; a server without adapters starts again."
+        "Load the adapters anew; a server without adapters ends first, because a GPU has no place for two."
         if not self.adapters:
-            return super().reload()
+            self.close()
+            return self._start()
         for name, path in self._options['adapters'].items():
             self._accepted('/v1/unload_lora_adapter', dict(lora_name=name))
             self._accepted('/v1/load_lora_adapter', dict(lora_name=name, lora_path=path))
