@@ -625,7 +625,7 @@ def test_from_the_command_line(server, capsys, tmp_path):
                 '--policy',
                 f'{tmp_path}/program.json@{server}',
                 '--split',
-                'seen',
+                'valid_seen',
                 '--tasks',
                 '2',
                 '--json',
@@ -636,7 +636,7 @@ def test_from_the_command_line(server, capsys, tmp_path):
         == 0
     )
     assert json.loads(capsys.readouterr().out)['summary']['wins'] == 2
-    assert main([*argv, '--method', 'grid']) == 2 and "unknown method 'grid'" in capsys.readouterr().err
+    assert main([*argv, '--method', 'grid']) == 2 and 'Invalid value "grid" for --method' in capsys.readouterr().err
 
 
 def test_the_guard_counts_calls_and_tokens():
