@@ -194,12 +194,10 @@ REMAINING = {  # these still do; a file that does not any more has to leave the 
     'notebooks/research/03_tracking.ipynb',
     'notebooks/research/04_plots.ipynb',
     'notebooks/research/05_widgets.ipynb',
-    'notebooks/testing/05_stand_in.ipynb',
     'notebooks/training/01_encoding.ipynb',
     'notebooks/training/02_bases.ipynb',
     'notebooks/training/03_trainer.ipynb',
     'notebooks/training/05_openai.ipynb',
-    'notebooks/tuning/01_prompts.ipynb',
 }
 
 

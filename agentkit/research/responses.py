@@ -27,8 +27,9 @@ from ..envs.find import find_env, list_tasks
 from ..envs.questions.generated import request
 from ..envs.tasks import sample
 from ..models.serving import local_lm
-from ..models.store import model_dir, read_card
+from ..models.store import read_card
 from ..rollouts import Limits, Runner
+from ..training.bases import ensure_model
 from ..training.trainer import TrainConfig, finetune
 
 # %% ../../notebooks/research/02_responses.ipynb #8ee72ce6
@@ -321,7 +322,8 @@ def fine_tune(
     **train,  # other fields of `TrainConfig`
 ) -> Agent:
     "The agent after it has learned the examples."
+    source = ensure_model(base)
     if not epochs:
-        return chat_agent(base)
-    config = TrainConfig.of(read_card(model_dir(base))['family'], epochs=epochs, seed=seed, **train)
+        return chat_agent(source.name)
+    config = TrainConfig.of(read_card(source)['family'], epochs=epochs, seed=seed, **train)
     return chat_agent(finetune(base, training_rows(data), config, progress=False).id)

@@ -1,5 +1,7 @@
 "Assistants: the lab's numbers by hand, known calibration, what a model says of itself, and controls."
 
+import dataclasses
+import json
 import math
 from types import SimpleNamespace
 
@@ -7,60 +9,75 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
+from agentkit.agents.policy import Agent
+from agentkit.agents.programs import Expert, Program
+from agentkit.core.errors import AgentkitError
+from agentkit.core.store import write_text
+from agentkit.core.types import Decision, Task
 from agentkit.data.filters import filter_records, scored, uncontaminated
 from agentkit.data.collector import DataCollector
-from agentkit.data.records import from_generator, make_record
-from agentkit.core.errors import AgentkitError
-from agentkit.evals import compare
-from agentkit.testing.models import scripted_lm
+from agentkit.data.records import from_generator
+from agentkit.data.rows import rows
+from agentkit.envs.find import list_tasks
+from agentkit.envs.questions.generated import REQUESTS
+from agentkit.evals import compare, evaluate
+from agentkit.models.serving import stop_servers
 from agentkit.research.responses import (
-    ASKED,
     KEYWORDS,
     AgentEvaluator,
     AgentResponse,
-    ChatAgent,
     MockAgent,
+    answer_table,
+    ask,
     calibration_error,
     changes,
+    chat_agent,
     chat_request,
     difference,
     fine_tune,
+    generate_response,
     held_out,
+    lab_metrics,
     logged_chat,
     paired,
     reliability,
-    report,
-    same_words,
+    response_of,
     shuffled,
     training_rows,
 )
-from agentkit.models.serving import stop_servers
+from agentkit.rollouts import Limits, Runner
+from agentkit.testing.models import scripted_lm
+from agentkit.training.local import LocalProvider
 
 
-def say(input, output, kind='weather'):
-    return make_record(dict(input=input, output=output, kind=kind), 'log')
+def say(question, answer, kind='weather'):
+    return Task(f'valid/{question}', 'questions', kind, 'valid', dict(question=question, answers=[answer]))
 
 
-class Says:
-    "An agent with prepared answers: (text, confidence) for each request."
+def says(answers, name='prepared'):
+    "A policy with prepared answers: (text, confidence) for each request."
 
-    name = 'prepared'
+    def decide(state):
+        text, sure = answers[state.first.text]
+        return Decision(text, logprobs=(math.log(sure),))
 
-    def __init__(self, answers):
-        self.answers = answers
+    return Program(decide, name, name)
 
-    def generate_response(self, input_text):
-        return AgentResponse(*self.answers[input_text], reasoning='')
+
+@pytest.fixture(scope='module')
+def run():
+    with Runner('questions', limits=Limits(max_steps=1), workers=1, progress=False) as run:
+        yield run
 
 
 # the lab's numbers
 
 
-def test_the_labs_formulas_by_hand():
-    examples = [say('a', 'x', 'weather'), say('b', 'x', 'travel'), say('c', 'x', 'general'), say('d', 'x', 'travel')]
-    agent = Says(dict(a=('Sunny.', 0.95), b=('A PLAN', 0.5), c=('Nothing.', 0.2), d=('x', 0.0)))
-    got = AgentEvaluator(examples).evaluate_agent(agent)
-    confidence, accuracy, quality = (0.95 + 0.5 + 0.2 + 0) / 4, 2 / 4, (1 + 0.6 + 0.3 + 0.1) / 4
+def test_the_labs_formulas_by_hand(run):
+    tasks = [say('a', 'x', 'weather'), say('b', 'x', 'travel'), say('c', 'x', 'general'), say('d', 'x', 'travel')]
+    answers = ask(says(dict(a=('Sunny.', 0.95), b=('A PLAN', 0.5), c=('Nothing.', 0.2), d=('x', 0.01))), tasks, run)
+    got = lab_metrics(answers)
+    confidence, accuracy, quality = (0.95 + 0.5 + 0.2 + 0.01) / 4, 2 / 4, (1 + 0.6 + 0.3 + 0.11) / 4
     assert got == pytest.approx(
         dict(
             average_confidence=confidence,
@@ -70,21 +87,32 @@ def test_the_labs_formulas_by_hand():
         )
     )
     assert list(got) == ['average_confidence', 'task_accuracy', 'response_quality', 'overall_score']
-    assert AgentEvaluator(examples).answers(agent)['correct'].tolist() == [0, 0, 0, 1]
+    assert answers['correct'].tolist() == [0, 0, 0, 1]
 
 
 def test_the_labs_classes():
     a = MockAgent().generate_response('What is the weather like?')
-    assert (
-        a == MockAgent().generate_response('What is the weather like?')
-        and 0 <= a.confidence <= 1
-        and a.probability is None
-    )
+    assert a == MockAgent().generate_response('What is the weather like?') and 0 <= a.confidence <= 1
+    assert [f.name for f in dataclasses.fields(AgentResponse)][:3] == ['text', 'confidence', 'reasoning']
+    assert a.reasoning == 'the request has the word "weather"'
     assert (
         MockAgent().version == 'baseline'
         and MockAgent('fine-tuned').generate_response('Hi').text == MockAgent().generate_response('Hi').text
     )
     assert set(KEYWORDS) == {'weather', 'travel', 'general'}
+
+
+def test_the_labs_evaluator():
+    evaluator, agent = AgentEvaluator(held_out(2)), MockAgent()
+    assert evaluator.evaluate_agent(agent) == evaluator.evaluate_agent(agent) == lab_metrics(ask(agent, held_out(2)))
+    assert len(AgentEvaluator().tasks) == 60
+
+
+def test_mocks_differ_in_what_they_claim_alone(run):
+    tasks = held_out(5)
+    before, after = (ask(MockAgent(v), tasks, run) for v in ('baseline', 'fine-tuned'))
+    assert before['answer'].tolist() == after['answer'].tolist() and MockAgent().id != MockAgent('fine-tuned').id
+    assert difference(before, after, 'confidence')['difference'] > 0.05 and difference(before, after)['p'] == 1
 
 
 def test_a_percentage_of_nothing_is_not_a_number():
@@ -94,27 +122,29 @@ def test_a_percentage_of_nothing_is_not_a_number():
         changes(dict(a=1), dict(a=1, b=2))
 
 
-@pytest.mark.parametrize(
-    'a, b, same',
-    [
-        ('Take  an umbrella.', 'take an\numbrella.', True),
-        ('Take an umbrella.', 'Take an umbrella', False),
-        ('x', '', False),
-    ],
-)
-def test_what_counts_as_the_same(a, b, same):
-    assert same_words(a, b) is same
+def test_who_decides_what_is_correct():
+    "Where a model words things its own way, the environment scores otherwise, or a judge has to say."
+    agent, task = says(dict(a=('There will be rain.', 0.5))), say('a', 'rain')
+    answers = {}
+    for scoring in ('exact', 'contains', 'judged'):
+        with Runner('questions', workers=1, progress=False, scoring=scoring) as run:
+            answers[scoring] = ask(agent, [task], run)['correct'].item()
+    assert answers == dict(exact=0, contains=1, judged=None)
 
 
-def test_another_judge_of_what_is_correct():
-    "Where a model words things its own way, somebody else decides."
-    example = say('a', 'rain')
-    assert (
-        AgentEvaluator([example], correct=lambda expected, answer: expected in answer)
-        .answers(Says(dict(a=('There will be rain.', 0.5))))['correct']
-        .item()
-        == 1
-    )
+def test_kinds_without_keywords_have_no_accuracy(run):
+    answers = ask(says(dict(a=('1', 0.5))), [say('a', '1', 'tea')], run)
+    assert answers['keyword'].isna().all() and answers['correct'].item() == 1
+    with pytest.raises(AgentkitError, match="no keywords for the kind 'tea'"):
+        lab_metrics(answers)
+    with pytest.raises(AgentkitError, match='no tasks to play'):
+        ask(MockAgent(), [], run)
+
+
+def test_what_broke_off_is_not_an_answer(run):
+    broken = Program(lambda state: 1 / 0 if state.first.text == 'a' else Decision('x', logprobs=(0.0,)), 'broken')
+    episodes = run(broken, [say('a', 'x'), say('b', 'x')])
+    assert [t.termination for t in episodes] == ['error', 'won'] and len(answer_table(episodes)) == 1
 
 
 # the requests
@@ -126,7 +156,7 @@ def test_requests_are_seeded_and_each_has_one_right_answer():
     answers = {}
     for r in made:
         assert answers.setdefault(r.input, r.output) == r.output
-    assert {r.kind for r in made} == set(ASKED)
+    assert {r.kind for r in made} == set(REQUESTS)
     for r in made:
         assert any(k in r.output.lower() for k in KEYWORDS[r.kind]), 'an expected answer is accurate by its keywords'
     for r in made:
@@ -143,13 +173,13 @@ def test_a_general_request_never_gets_through():
 
 
 def test_the_evaluation_is_held_out_and_stratified():
-    examples = held_out()
-    assert len(examples) == 60 and pd.Series([r.kind for r in examples]).value_counts().tolist() == [20, 20, 20]
-    assert len({r.input for r in examples}) == 60
-    kept, _ = filter_records(
-        from_generator(logged_chat, 800), uncontaminated(texts=[r.input for r in examples], near=None)
-    )
-    assert not {r.input for r in kept} & {r.input for r in examples} and len(kept) < 800
+    tasks = held_out()
+    assert len(tasks) == 60 and pd.Series([t.kind for t in tasks]).value_counts().tolist() == [20, 20, 20]
+    assert held_out(5) == held_out(5) and {t.id for t in held_out(5, seed=1)} != {t.id for t in held_out(5)}
+    requests = {t.data['question'] for t in tasks}
+    assert len(requests) == 60 and not requests & {t.data['question'] for t in list_tasks('questions', 'train')}
+    kept, _ = filter_records(from_generator(logged_chat, 800), uncontaminated(texts=requests, near=None))
+    assert not {r.input for r in kept} & requests and len(kept) < 800
 
 
 def test_shuffled_answers_are_all_there_and_none_in_its_place():
@@ -171,11 +201,11 @@ def test_shuffled_answers_are_all_there_and_none_in_its_place():
 # comparisons
 
 
-def test_pairs_are_of_the_same_example():
-    examples = [say(x, 'yes') for x in 'abc']
+def test_pairs_are_of_the_same_example(run):
+    tasks = [say(x, 'yes') for x in 'abc']
     before, after = (
-        AgentEvaluator(e).answers(Says(dict(a=(a, 0.5), b=(b, 0.5), c=('no', 0.5))))
-        for e, a, b in ((examples, 'yes', 'no'), (examples[::-1], 'no', 'yes'))
+        ask(says(dict(a=(a, 0.5), b=(b, 0.5), c=('no', 0.5)), f'{a} and {b}'), ordered, run)
+        for ordered, a, b in ((tasks, 'yes', 'no'), (tasks[::-1], 'no', 'yes'))
     )
     assert paired(before, after).set_index('input')['change'].to_dict() == dict(a='lost', b='gained', c='')
     d = difference(before, after)
@@ -184,17 +214,18 @@ def test_pairs_are_of_the_same_example():
         paired(before, after.head(2))
 
 
-def test_answers_are_episodes_for_everything_else():
-    evaluator = AgentEvaluator(held_out(2))
-    right = evaluator.answers(Says({r.input: (r.output, 0.9) for r in evaluator.examples}))
-    wrong = evaluator.answers(MockAgent())
-    c, d = compare(report(wrong), report(right)), difference(wrong, right)
+def test_answers_are_episodes_for_everything_else(run):
+    tasks = held_out(2)
+    right = says({t.data['question']: (t.data['answers'][0], 0.9) for t in tasks})
+    wrong = MockAgent()
+    c = compare(*(evaluate(agent, tasks, run) for agent in (wrong, right)))
+    d = difference(*(ask(agent, tasks, run) for agent in (wrong, right)))
     assert (
         (c['tasks'], c['difference'], c['gained'], c['p'])
         == (d['n'], d['difference'], d['gained'], d['p'])
         == (6, 1, 6, 2 * 0.5**6)
     )
-    assert report(right).by_kind['kind'].tolist() == ['general', 'travel', 'weather']
+    assert evaluate(right, tasks, run).by_kind['kind'].tolist() == ['general', 'travel', 'weather']
 
 
 # calibration
@@ -231,39 +262,21 @@ def test_what_cannot_be_calibrated():
 # a model's own probability
 
 
-def engine(text, logprobs, finish='stop'):
-    reply = SimpleNamespace(
-        message=SimpleNamespace(text=text),
-        logprobs=logprobs and [SimpleNamespace(token=t, logprob=p) for t, p in logprobs],
-        finish_reason=finish,
-    )
-    asked = []
-    return SimpleNamespace(
-        model='local/told', engine=SimpleNamespace(complete=lambda request: asked.append(request) or reply), asked=asked
-    )
-
-
 def test_confidence_is_the_geometric_mean_of_the_tokens():
-    lm = engine(' rain ', [('ra', math.log(0.5)), ('in', math.log(0.32))], 'length')
-    a = ChatAgent(lm, 'Be brief.', max_tokens=7).generate_response('Sun?')
+    a = response_of(Decision('rain', logprobs=(math.log(0.5), math.log(0.32))))
     assert a.text == 'rain' and a.confidence == pytest.approx(0.4) and a.probability == pytest.approx(0.16)
-    assert a.reasoning == "2 tokens, least sure of 'in' (32%), cut off"
-    (request,) = lm.asked
-    assert request.system == 'Be brief.' and (
-        request.config.max_tokens,
-        request.config.temperature,
-        request.config.logprobs,
-    ) == (7, 0, 0)
+    assert a.reasoning == '2 tokens, least sure of one with 32%'
 
 
 def test_no_answer_and_no_probabilities():
-    assert ChatAgent(engine('', None)).generate_response('?').confidence == 0
-    with pytest.raises(AgentkitError, match='gives no token probabilities'):
-        ChatAgent(scripted_lm(['Yes.'])).generate_response('?')
+    nothing = generate_response(Agent(scripted_lm([''])), '?')
+    assert (nothing.text, nothing.confidence, nothing.probability) == ('', 0, None)
+    with pytest.raises(AgentkitError, match='has no token probabilities'):
+        generate_response(Agent(scripted_lm(['Yes.'])), '?')
 
 
 @pytest.fixture(scope='module')
-def lab(tmp_path_factory):
+def lab(tmp_path_factory, one_thread):
     "A small lab: twelve requests, really learned by a tiny nano."
     pytest.importorskip('xllamacpp')
     with pytest.MonkeyPatch.context() as m:
@@ -278,9 +291,16 @@ def lab(tmp_path_factory):
         yield SimpleNamespace(
             data=data,
             base=make_nano(training_rows(data), size='tiny', vocabulary=320),
-            evaluator=AgentEvaluator(c.records),
+            tasks=as_tasks(data, tmp_path_factory.mktemp('lab') / 'lab.jsonl'),
         )
         stop_servers()
+
+
+def as_tasks(data, path):
+    "What was prepared for training, as tasks: it is a data set of questions and answers."
+    write_text(path, '\n'.join(json.dumps(e) for e in data['examples']))
+    columns = dict(data=str(path), question='input', answer='output', kind='task_type')
+    return [t for split in ('train', 'valid') for t in list_tasks('questions', split, **columns)]
 
 
 TRAIN = dict(lr=1e-2, batch_tokens=128)
@@ -288,14 +308,25 @@ TRAIN = dict(lr=1e-2, batch_tokens=128)
 
 def measured(lab, *args, **kwargs):
     stop_servers()
-    return lab.evaluator.answers(fine_tune(lab.base, *args, **kwargs))
+    return ask(fine_tune(lab.base, *args, **kwargs), lab.tasks)
+
+
+def test_the_rows_are_those_of_the_experts_episodes(lab, run):
+    "What is prepared by hand, and what the pipeline makes of demonstrations, is the same conversation."
+    demonstrated = {
+        r['provenance']['task']: r['messages'] for r in rows(run(Expert(), lab.tasks), chat_agent(lab.base))
+    }
+    by_question = {t.data['question']: demonstrated[t.id] for t in lab.tasks}
+    assert len(by_question) == 12
+    for row in training_rows(lab.data):
+        assert row['messages'] == by_question[row['messages'][0]['content']]
 
 
 def test_training_changes_the_weights_and_the_losses_are_its_own(lab):
     before, agent = measured(lab, lab.data, 0), fine_tune(lab.base, lab.data, 20, **TRAIN)
-    after, losses = lab.evaluator.answers(agent), agent.lm.provider.losses(agent.name)
+    after, losses = ask(agent, lab.tasks), LocalProvider().losses(agent.name)
     assert losses['epoch'].max() == 20 and losses['loss'].iloc[-1] < losses['loss'].iloc[0] / 4
-    card, base = (agent.lm.provider.card(n) for n in (agent.name, lab.base))
+    card, base = (LocalProvider().card(n) for n in (agent.name, lab.base))
     assert card['weights_sha256'] != base['weights_sha256'] == card['base_weights_sha256']
     d = difference(before, after)
     assert d['difference'] > 0.5 and d['p'] < 0.01 and d['ci_low'] > 0
@@ -336,9 +367,11 @@ def test_the_confidence_is_that_of_the_server(lab):
         logprobs=True,
         top_logprobs=3,
     )
-    told = agent.lm.server.post('/v1/chat/completions', request)['choices'][0]['logprobs']['content']
-    answer = agent.generate_response('rain in Oslo')
-    assert answer.logprobs == pytest.approx([min(0, t['logprob']) for t in told], abs=1e-4)
-    assert all(t['logprob'] == max(x['logprob'] for x in t['top_logprobs']) for t in told), (
+    reply = agent.lm.server.post('/v1/chat/completions', request)['choices'][0]
+    tokens = reply['logprobs']['content']
+    answer = generate_response(agent, 'rain in Oslo')
+    assert answer.text == reply['message']['content'].strip()
+    assert answer.logprobs == pytest.approx([min(0, t['logprob']) for t in tokens], abs=1e-4)
+    assert all(t['logprob'] == max(x['logprob'] for x in t['top_logprobs']) for t in tokens), (
         'the most probable token is the one it wrote'
     )
