@@ -185,9 +185,9 @@ WORDS = re.compile(
 HOME = ('agentkit/envs/alfworld/', 'notebooks/envs/alfworld/')
 PAGES = ('notebooks/experiments/', 'notebooks/tutorials/', 'notebooks/index.ipynb')  # they choose what is played
 REMAINING = {  # these still do; a file that does not any more has to leave the list
-    'agentkit/cli.py',
+    'agentkit/core/settings.py',  # what is played when nobody says what
     'agentkit/research/tracking.py',
-    'notebooks/cli.ipynb',
+    'notebooks/core/02_settings.ipynb',
     'notebooks/judges/01_base.ipynb',
     'notebooks/judges/03_language.ipynb',
     'notebooks/judges/04_run.ipynb',
