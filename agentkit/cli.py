@@ -149,7 +149,7 @@ def _types():
 
     return TYPES
 
-# %% ../notebooks/cli.ipynb #a62e2678
+# %% ../notebooks/cli.ipynb #45456c79
 Environment = Annotated[str, Names(_environments, 'or module:Class')]
 Split = Annotated[str | None, Names(_splits, 'or what another environment has (`agentkit env list`)')]
 PLAYERS = 'a model such as local/nano or openai/gpt-4o-mini, or the file of a saved agent'
@@ -408,7 +408,7 @@ def distill(
     facts = dict(policy=name, rows=result.rows, card=result.card, out=str(out))
     return Done(facts, f'{learned}\n{_follow(env, option, name + address)}')
 
-# %% ../notebooks/cli.ipynb #3b3539c4
+# %% ../notebooks/cli.ipynb #b7d03db7
 @command
 def optimize(
     *,
@@ -425,8 +425,8 @@ def optimize(
     max_steps: PositiveInt = 50,  # step limit of an episode
     workers: PositiveInt = 2,  # environment processes
     parallel: PositiveInt | None = None,  # episodes in flight; default: one for each worker
-    out: Path
-    | None = None,  # folder for program.json, optimised.json and the journals; default: below results/optimize
+    # folder for program.json, optimised.json and the journals; default: below results/optimize
+    out: Path | None = None,
     dry_run: bool = False,  # print the budget only
     json: bool = False,
 ):
