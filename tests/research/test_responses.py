@@ -47,7 +47,7 @@ from agentkit.research.responses import (
 )
 from agentkit.rollouts import Limits, Runner
 from agentkit.testing.models import scripted_lm
-from agentkit.training.local import LocalProvider
+from agentkit.training.providers import provider_of
 
 
 def say(question, answer, kind='weather'):
@@ -324,9 +324,9 @@ def test_the_rows_are_those_of_the_experts_episodes(lab, run):
 
 def test_training_changes_the_weights_and_the_losses_are_its_own(lab):
     before, agent = measured(lab, lab.data, 0), fine_tune(lab.base, lab.data, 20, **TRAIN)
-    after, losses = ask(agent, lab.tasks), LocalProvider().losses(agent.name)
+    after, losses = ask(agent, lab.tasks), provider_of(agent.lm).losses(agent.name)
     assert losses['epoch'].max() == 20 and losses['loss'].iloc[-1] < losses['loss'].iloc[0] / 4
-    card, base = (LocalProvider().card(n) for n in (agent.name, lab.base))
+    card, base = (provider_of(agent.lm).card(n) for n in (agent.name, lab.base))
     assert card['weights_sha256'] != base['weights_sha256'] == card['base_weights_sha256']
     d = difference(before, after)
     assert d['difference'] > 0.5 and d['p'] < 0.01 and d['ci_low'] > 0

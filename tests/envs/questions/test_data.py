@@ -99,8 +99,10 @@ def test_what_can_be_scored():
 
 @pytest.fixture
 def datasets(folder, monkeypatch):
-    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
-    return pytest.importorskip('datasets')
+    datasets, hub = pytest.importorskip('datasets'), pytest.importorskip('huggingface_hub.constants')
+    monkeypatch.setattr(datasets.config, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(hub, 'HF_HUB_OFFLINE', True)
+    return datasets
 
 
 def test_a_folder_as_the_hub_lays_it_out(datasets, folder):
