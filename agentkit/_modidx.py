@@ -125,6 +125,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'agentkit.cli._lines': ('cli.html#_lines', 'agentkit/cli.py'),
                               'agentkit.cli._logs': ('cli.html#_logs', 'agentkit/cli.py'),
                               'agentkit.cli._option': ('cli.html#_option', 'agentkit/cli.py'),
+                              'agentkit.cli._options': ('cli.html#_options', 'agentkit/cli.py'),
                               'agentkit.cli._plain': ('cli.html#_plain', 'agentkit/cli.py'),
                               'agentkit.cli._policies': ('cli.html#_policies', 'agentkit/cli.py'),
                               'agentkit.cli._rounds': ('cli.html#_rounds', 'agentkit/cli.py'),
