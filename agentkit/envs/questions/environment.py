@@ -12,7 +12,6 @@ from ...core.types import Hint, Observation, Task
 from ...core.views import View
 from ..base import Environment
 from .data import divided, read_questions
-from .generated import KINDS
 from .scoring import SCORINGS, normal, score_answer
 from ...core.store import digest
 from ..tasks import sample
@@ -32,7 +31,6 @@ class Questions(Environment):
 
     name = 'questions'
     instructions = 'Answer the question. Say only the answer, without an explanation.'
-    labels = KINDS
     views = dict(bare=Bare)
     student_view = 'bare'
 
