@@ -822,6 +822,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'agentkit.envs.check._Trial.answers': ('envs/check.html#_trial.answers', 'agentkit/envs/check.py'),
                                      'agentkit.envs.check._Trial.chance': ('envs/check.html#_trial.chance', 'agentkit/envs/check.py'),
                                      'agentkit.envs.check._Trial.guide': ('envs/check.html#_trial.guide', 'agentkit/envs/check.py'),
+                                     'agentkit.envs.check._Trial.listed': ('envs/check.html#_trial.listed', 'agentkit/envs/check.py'),
                                      'agentkit.envs.check._Trial.tasks': ('envs/check.html#_trial.tasks', 'agentkit/envs/check.py'),
                                      'agentkit.envs.check._Trial.walk': ('envs/check.html#_trial.walk', 'agentkit/envs/check.py'),
                                      'agentkit.envs.check._Trial.walks': ('envs/check.html#_trial.walks', 'agentkit/envs/check.py'),

@@ -11,7 +11,6 @@ from ...core.errors import AgentkitError
 from ...core.types import Hint, Observation, Task
 from ..base import Environment
 from .data import divided, read_questions
-from .generated import KINDS
 from .scoring import SCORINGS, normal, score_answer
 from ...core.store import digest
 from ..tasks import sample
@@ -25,7 +24,6 @@ class Questions(Environment):
 
     name = 'questions'
     instructions = 'Answer the question. Say only the answer, without an explanation.'
-    labels = KINDS
 
     def __init__(
         self,
