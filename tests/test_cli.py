@@ -1,4 +1,4 @@
-"The command line: helpful, one line for wrong input, JSON for machines; what somebody else installs is as good as ours."
+"The command line: helpful, one line for wrong input, JSON for machines; what a stranger installs is as good as ours."
 
 import json
 import os
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -72,7 +71,9 @@ def error(capsys, *argv):
 
 def test_the_program_starts_without_what_is_heavy():
     heavy = ('dspy', 'torch', 'pandas', 'numpy', 'matplotlib', 'papermill', 'agentkit.rollouts')
-    code = f'import sys; from agentkit.cli import main; main(["--help"]); print([m for m in {heavy} if m in sys.modules])'
+    code = (
+        f'import sys; from agentkit.cli import main; main(["--help"]); print([m for m in {heavy} if m in sys.modules])'
+    )
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert run.returncode == 0 and run.stdout.splitlines()[-1] == '[]'
     assert all(words.split()[0] in run.stdout for words in COMMANDS)
@@ -187,14 +188,14 @@ def test_where_nothing_can_be_written_is_named_before_anybody_plays(place, capsy
 def test_a_missing_extra_is_named_before_anybody_plays(tmp_path):
     blocked = ('torch', 'transformers', 'tokenizers', 'gguf', 'peft', 'safetensors')
     (tmp_path / 'sitecustomize.py').write_text(
-        textwrap.dedent(f'''
+        textwrap.dedent(f"""
         import importlib.abc, sys
         class Missing(importlib.abc.MetaPathFinder):
             def find_spec(self, name, path=None, target=None):
                 if name.split('.')[0] in {blocked}:
                     raise ModuleNotFoundError(f'No module named {{name!r}}', name=name.split('.')[0])
         sys.meta_path.insert(0, Missing())
-        ''')
+        """)
     )
     out = tmp_path / 'out'
     command = ('distill', '--env', 'corridor', '--student', 'nano', '--tasks', 4, '--out', out)
@@ -208,10 +209,15 @@ def test_an_interrupt_is_one_line(tmp_path, results):
     command = [sys.executable, '-m', 'agentkit.cli', 'play', '--env', 'corridor']
     run = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run.stdout.readline()  # it has begun
-    time.sleep(0.2)
     run.send_signal(signal.SIGINT)
     out, err = run.communicate()
     assert run.returncode == 130 and err.startswith('agentkit: interrupted') and err.count('\n') == 1
+
+
+def test_who_reads_may_leave(results):
+    command = f'{sys.executable} -m agentkit.cli tasks --env corridor --tasks 9000 --show 9000 | head -1'
+    run = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert run.stdout.startswith('9000 tasks') and run.stderr == ''
 
 
 # --- each command, once ---
@@ -232,7 +238,10 @@ def test_env_check(capsys):
 
 
 def test_tasks(capsys):
-    assert answer(capsys, 'tasks', '--env', 'corridor', '--tasks', 2)['tasks'] == ['train/corridor-0', 'train/corridor-1']
+    assert answer(capsys, 'tasks', '--env', 'corridor', '--tasks', 2)['tasks'] == [
+        'train/corridor-0',
+        'train/corridor-1',
+    ]
     text = typed(capsys, 'tasks', '--env', 'corridor', '--split', 'valid_seen', '--show', 1)
     assert text == '5 tasks in corridor/valid_seen: 5 Walk to a door\nvalid_seen/corridor-0\n'
 
@@ -337,7 +346,9 @@ def test_collect_and_filter(capsys, tmp_path):
 
 def plan(folder, code):
     cells = [
-        dict(id='a', tags=['parameters'], source="x = 1  # a number\nmark = 'a=b'  # text\nout = ''  # the run's folder"),
+        dict(
+            id='a', tags=['parameters'], source="x = 1  # a number\nmark = 'a=b'  # text\nout = ''  # the run's folder"
+        ),
         dict(id='b', tags=[], source=f'from agentkit.research.sweeps import finish\n{code}'),
     ]
     common = dict(cell_type='code', outputs=[], execution_count=None)
@@ -365,7 +376,7 @@ def test_sweep_report_and_mlflow(capsys, results, tmp_path):
 
 # --- what somebody else installs ---
 
-LAMPS = '''
+LAMPS = """
 import os
 
 from agentkit.core.actions import Choice
@@ -424,7 +435,7 @@ class Lamps(Environment):
 class Dead(Lamps):
     def step(self, action):
         os._exit(3)
-'''
+"""
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def root() -> Path:
 # %% ../../notebooks/core/02_settings.ipynb #cb1a9c08
 DEFAULTS = dict(
     paths=dict(results='results', figures='figures', data='data'),
-    environments=dict(default='alfworld'),
+    environments=dict(default='questions'),
     models=dict(teacher='expert', student='nano', judge='', backend='llama.cpp'),
     sweeps=dict(jobs='1'),
     tracking=dict(mlflow='off'),

@@ -189,7 +189,8 @@ def _in_threads(missing, do, journal, row, parallel, bar, postfix):
         return k, result
 
     with progress_bar(**bar, initial=bar['total'] - len(missing)) as shown, ThreadPoolExecutor(parallel) as threads:
-        futures = [threads.submit(one, k, item) for k, item in missing.items()]
+        # what the caller has set, such as `dspy.context`, holds in the threads too
+        futures = [threads.submit(contextvars.copy_context().run, one, k, item) for k, item in missing.items()]
         try:
             for future in as_completed(futures):
                 k, new[k] = future.result()

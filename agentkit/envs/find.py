@@ -100,7 +100,9 @@ def list_tasks(
     kind = find_env(env)
     split = split or kind.splits[0]
     if split not in kind.splits:
-        raise AgentkitError(f'{env} has no split {split!r}; it has: {", ".join(kind.splits)}{meant(split, kind.splits)}')
+        raise AgentkitError(
+            f'{env} has no split {split!r}; it has: {", ".join(kind.splits)}{meant(split, kind.splits)}'
+        )
     check_options(kind, options)
     taken = inspect.signature(kind.tasks).parameters
     any_name = any(p.kind is p.VAR_KEYWORD for p in taken.values())

@@ -16,7 +16,7 @@ from ..agents.saving import make_policy, save_agent
 from ..core.errors import AgentkitError
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory
-from ..data.rows import keep, rows, write_rows
+from ..data.rows import distinct_rows, keep, rows, write_rows
 from ..envs.base import views_of
 from ..envs.find import find_env
 from ..evals import Report
@@ -63,7 +63,7 @@ def distill_from(
     if demos == 'reset':
         agent.react.demos = []
     whole = [t for t in others if t.termination != 'error']
-    learned = rows(good, agent) + rows(whole, agent, correct)
+    learned = distinct_rows(rows(good, agent) + rows(whole, agent, correct))
     write_rows(Path(folder) / 'rows.jsonl', learned)
     provider = provider_of(agent.lm)
     trained = agent.deepcopy()
@@ -156,28 +156,27 @@ class _Course:
 
     def iterate(self, student, rounds):
         "Each round plays tasks that the student has not learned yet, and learns from everything so far."
-        first, ends = not (rounds and _trained(student)), _ends(len(self.tasks), rounds + (not _trained(student)))
-        parts, own, distilled = [*zip(ends, ends[1:])], [], None
-        if first:
-            part = self.shown[: ends[1]]
-            distilled = self.learn(student, part, [], part, self.folder)
-        for r, (start, end) in enumerate(parts[first:], 1):
+        ends, distilled = _ends(len(self.tasks), rounds + (not _trained(student))), None
+        parts, wins, others = [*zip(ends, ends[1:])], [], []
+        if not (rounds and _trained(student)):
+            _, end = parts.pop(0)
+            distilled = self.learn(student, self.shown[:end], [], self.shown[:end], self.folder)
+        for r, (start, end) in enumerate(parts, 1):
             agent = distilled.agent if distilled else student
             played = self.own_episodes(agent, self.tasks[start:end])
-            own += played
-            demonstrations, others = (
-                (self.shown[:end], own) if self.method == 'dagger' else (self.shown[:end] + own, [])
-            )
+            if self.method == 'dagger':
+                others += played
+            else:
+                wins += _shortest_wins(played, self.recipe['threshold'])
             new = self.shown[start:end] + played
-            distilled = self.learn(agent, demonstrations, others, new, self.folder / f'round{r}')
+            distilled = self.learn(agent, self.shown[:end] + wins, others, new, self.folder / f'round{r}')
         return distilled
 
     def own_episodes(self, agent, tasks):
         "What the student plays in a round."
         if self.method == 'dagger':
             return self.play(Guided(agent, self.teacher), tasks)
-        drawn = self.run(agent.sampling(temperature=1.0), tasks, samples=TRIES, seed=self.seed)
-        return _shortest_wins(drawn, self.recipe['threshold'])
+        return self.run(agent.sampling(temperature=1.0), tasks, samples=TRIES, seed=self.seed)
 
 
 def _ends(n, parts):

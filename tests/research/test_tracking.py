@@ -165,6 +165,26 @@ def test_the_journals_of_a_runner_are_named_by_phase(store):
     assert to_mlflow('doors')['copied'] == ['0a1b2c']
 
 
+def test_episodes_that_runs_share_are_those_of_the_run(store):
+    "Two runs, the same policy's name, other prompts: each shows its own episodes."
+    for i, ends in enumerate((('won', 'max_steps'), ('max_steps', 'max_steps'))):
+        played = [
+            Trajectory(Task(f'door/{k}', 'door'), 'openai/m', Observation(f'Prompt {i}.'), termination=end)
+            for k, end in enumerate((*ends, 'won'))  # the third is of another run
+        ]
+        for t in played:
+            Journal(store / f'doors/episodes/openai-m-{i}.jsonl').append(t.to_dict())
+        table = [dict(phase='after', task=t.task.id, seed=0, steps=0, termination=t.termination) for t in played[:2]]
+        rows = [dict(phase='after', policy='openai/m', success=0.5)]
+        result = dict(rows=rows, timings=[], tables=dict(episodes=table))
+        write_json(store / f'doors/run{i}/result.json', result)
+    to_mlflow('doors')
+    for i in range(2):
+        table = read_json(artifact(runs()[f'run{i}'], 'episodes.json'))['data']
+        assert [row[1].strip() for row in table] == [f'Prompt {i}.'] * 2
+    assert to_mlflow('doors')['copied'] == []
+
+
 def test_a_second_copy_changes_nothing_and_a_changed_run_is_replaced(store):
     folder = run_folder(store)
     run_folder(store, '1b2c3d')

@@ -8,28 +8,26 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
-import dspy
 import pytest
 
-from agentkit import lms, providers
-from agentkit.agents.policy import INSTRUCTIONS, Agent, ConversationAdapter
-from agentkit.agents.programs import expert_agent
-from agentkit.agents.saving import load_agent, make_agent, save_agent
+from agentkit.agents.policy import Agent, ConversationAdapter
+from agentkit.agents.programs import Expert
+from agentkit.agents.saving import load_agent, save_agent
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import read_json
 from agentkit.data.formats import load_export
-from agentkit.data.rows import call_rows, episode_rows, read_rows
-from agentkit.tuning.distill import distill
+from agentkit.data.rows import rows
 from agentkit.envs.find import list_tasks
-from agentkit.envs.pool import EnvPool
-from agentkit.evals import evaluate
-from agentkit.judges.base import success
+from agentkit.models import names, remote
 from agentkit.models.find import make_lm
-from agentkit.providers import TrainingStatus
+from agentkit.rollouts import Runner
+from agentkit.testing import openai_server
 from agentkit.testing.openai_server import PracticeServer
+from agentkit.training import openai
 from agentkit.training.openai import OpenAIProvider, RemoteConfig, check_examples, estimate
-from agentkit.rollouts import Player, examples
+from agentkit.training.providers import provider_of
 
 BASE = 'openai/gpt-4o-mini-2024-07-18'
 TASKS = list_tasks('corridor', 'train', 6)
@@ -53,7 +51,7 @@ ROWS = [row(w) for w in 'mug cup jar pot pan pen key box lamp book'.split()]
 
 @pytest.fixture(autouse=True)
 def own_results(results, monkeypatch):
-    monkeypatch.setattr(lms, 'FIRST', 0.01)
+    monkeypatch.setattr(remote, 'FIRST', 0.01)
     for name in ('OPENAI_API_KEY', 'AGENTKIT_API_KEY'):
         monkeypatch.delenv(name, raising=False)
     return results
@@ -66,95 +64,97 @@ def server():
 
 
 @pytest.fixture(scope='module')
-def pool():
-    with EnvPool('corridor', n=2) as p:
-        yield p
+def run():
+    with Runner('corridor', workers=2, progress=False) as run:
+        yield run
 
 
 def lm_of(server, model=BASE):
     return make_lm(f'{model}@{server.url}')
 
 
+def provider(server, model=BASE):
+    return provider_of(lm_of(server, model))
+
+
 def tuned(server, rows=ROWS, **changes):
-    return lm_of(server).finetune(rows, None, {**TRAIN, **changes}).result()
+    "The name of the new model."
+    return provider(server).train(rows, **{**TRAIN, **changes})
+
+
+def refused(server, rows=ROWS, **changes):
+    "What the error says."
+    with pytest.raises(AgentkitError) as e:
+        tuned(server, rows, **changes)
+    return str(e.value)
+
+
+def started(server, **changes):
+    "A training in a thread: the provider, and what will come of it."
+    trainer, threads = provider(server), ThreadPoolExecutor(1)
+    future = threads.submit(trainer.train, ROWS, **{**TRAIN, **changes})
+    threads.shutdown(wait=False)
+    return trainer, future
 
 
 def record(results):
     return read_json(next(results.glob('finetune/*/finetune_job.json')))
 
 
-def test_teacher_to_student_through_the_api_and_the_student_plays(server, pool, results, tmp_path, monkeypatch):
+def test_teacher_to_student_through_the_api_and_the_student_plays(server, run, results, tmp_path, monkeypatch):
     monkeypatch.setenv('AGENTKIT_API_KEY', 'planted-key')
-    made = distill(
-        f'{BASE}@{server.url}', expert_agent('corridor'), TASKS, tmp_path / 'd', pool, train=TRAIN, progress=False
-    )
-    assert made.agent.name.startswith('openai/ft:gpt-4o-mini-2024-07-18:practice:') and made.base == BASE
-    report = evaluate(made.agent, TASKS, pool, progress=False)
-    assert report.summary['wins'] == len(TASKS) and report.episodes['invalid'].sum() == 0, (
-        'the prompt in training is the prompt in play'
-    )
-    assert (
-        server.log.count(CREATE) == 1 and server.log.count('POST /chat/completions') == report.episodes['steps'].sum()
-    )
-    assert made.card['tokens'] == TRAIN['epochs'] * record(results)['tokens'] and made.card['dollars'] > 0
-    assert (
-        list(made.losses['loss']) == sorted(made.losses['loss'], reverse=True)
-        and len(made.losses) == made.card['steps'] == 10
-    )
-    for path in [*results.rglob('*'), *(tmp_path / 'd').rglob('*')]:
+    agent = Agent(lm_of(server), think=False, adapter=ConversationAdapter(show_actions=False))
+    shown = rows(run(Expert(), TASKS), agent)
+    agent.react.lm = agent.lm.copy(model=provider_of(agent.lm).train(shown, **{**TRAIN, 'steps': True}))
+    assert agent.name.startswith('openai/ft:gpt-4o-mini-2024-07-18:practice:')
+    played, asked = run(agent, TASKS), server.log.count('POST /chat/completions')
+    assert all(t.won and not t.invalid for t in played), 'the prompt in training is the prompt in play'
+    assert server.log.count(CREATE) == 1 and asked == sum(len(t.steps) for t in played)
+    card, losses = (f(agent.name) for f in (provider_of(agent.lm).card, provider_of(agent.lm).losses))
+    assert card['tokens'] == TRAIN['epochs'] * record(results)['tokens'] and card['dollars'] > 0
+    assert card['base'] == BASE.removeprefix('openai/') and len(losses) == card['steps'] == 10
+    assert list(losses['loss']) == sorted(losses['loss'], reverse=True)
+    save_agent(agent, results / 'agent.json')
+    for path in results.rglob('*'):
         if path.is_file():
             assert 'planted-key' not in path.read_text() and server.url not in path.read_text(), (
                 f'{path} holds key or address'
             )
     with pytest.raises(AgentkitError, match='address'):
-        load_agent(tmp_path / 'd/agent.json').react.lm.check()
-    again = load_agent(f'{tmp_path}/d/agent.json@{server.url}')
-    assert again.name == made.agent.name and evaluate(again, TASKS, pool, progress=False).summary['wins'] == len(TASKS)
+        load_agent(results / 'agent.json')
+    again = load_agent(f'{results}/agent.json@{server.url}')
+    assert again.name == agent.name and all(t.won for t in run(again, TASKS))
 
 
-def test_an_untrained_model_does_not_play(server, pool):
-    assert evaluate(make_agent(f'{BASE}@{server.url}'), TASKS[:2], pool, progress=False).summary['wins'] == 0, (
-        'else the test above shows nothing'
-    )
+def test_an_untrained_model_does_not_play(server, run):
+    agent = Agent(lm_of(server), think=False, adapter=ConversationAdapter(show_actions=False))
+    assert not any(t.won for t in run(agent, TASKS[:2])), 'else the test above shows nothing'
 
 
-def test_plain_dspy_bootstrap_finetune_trains_there(server, pool):
-    agent = Agent(lm_of(server), INSTRUCTIONS, think=False)
-    optimizer = dspy.BootstrapFinetune(metric=success, adapter=agent.adapter, num_threads=2, train_kwargs=TRAIN)
-    student = optimizer.compile(
-        Player(agent, TASKS, pool), teacher=Player(expert_agent('corridor'), TASKS, pool), trainset=examples(TASKS)
-    )
-    assert student.policy.name.startswith('openai/ft:')
-    assert len(server.jobs) == 1
+def test_a_trained_model_is_trained_further(server):
+    first = tuned(server)
+    second = provider(server, first).train([*ROWS, row('cat')], **TRAIN)
+    jobs = list(server.jobs.values())
+    assert [f'openai/{j["model"]}' for j in jobs] == [BASE, first] and second != first
+    assert provider(server).card(second)['base'] == first.removeprefix('openai/')
 
 
-def test_rounds_go_on_with_the_model_of_the_last(server, pool, tmp_path):
-    student = Agent(lm_of(server), INSTRUCTIONS, think=False, adapter=ConversationAdapter(show_actions=False))
-    made = distill(
-        student,
-        expert_agent('corridor'),
-        list_tasks('corridor', 'train', 24),
-        tmp_path,
-        pool,
-        rounds=1,
-        train=TRAIN,
-        progress=False,
-    )
-    first, second = server.jobs.values()
-    assert second['model'] == first['fine_tuned_model'] and made.agent.name == f'openai/{second["fine_tuned_model"]}'
-    assert [c['base'] for c in made.costs] == [first['model'], second['model']] and made.base == BASE
-    assert made.corrections == sum(
-        'instead' in m for r in read_rows(tmp_path / 'round1/rows.jsonl') for m in r['messages']
-    )
+def test_what_is_missing_is_known_before_anybody_plays(server, monkeypatch):
+    provider(server).check(**TRAIN)
+    with pytest.raises(AgentkitError, match='unknown settings of a training at a provider: lr'):
+        provider(server).check(lr=1)
+    with pytest.raises(AgentkitError, match='OPENAI_API_KEY is not set'):
+        OpenAIProvider(BASE).check()
+    assert server.log == []
 
 
 def test_nothing_is_sent_without_agreement(server):
     for limit, words in ((0.0, 'above max_dollars=0'), (1e-6, 'above max_dollars=1e-06')):
-        assert words in str(tuned(server, max_dollars=limit))
+        assert words in refused(server, max_dollars=limit)
     assert server.log == []
     cost = estimate(ROWS, BASE, 2)
     assert cost.dollars == cost.tokens * 2 * 3.0 / 1e6
-    assert tuned(server, max_dollars=cost.dollars).model.startswith('openai/ft:'), 'the limit itself is allowed'
+    assert tuned(server, max_dollars=cost.dollars).startswith('openai/ft:'), 'the limit itself is allowed'
 
 
 def test_the_estimate_is_what_is_billed(server, results):
@@ -167,25 +167,18 @@ def test_a_row_that_would_be_cut_is_refused():
         estimate([ROWS[0], row('mug ' * 70_000)], BASE)
 
 
-def test_a_student_that_cannot_be_had_is_noticed_before_anybody_plays(server, pool, tmp_path):
-    with pytest.raises(AgentkitError, match='has no such model'):
-        distill(f'openai/gpt-4o-mimi@{server.url}', expert_agent('corridor'), TASKS, tmp_path, pool, progress=False)
-    assert not (tmp_path / 'demonstrations.jsonl').exists()
-
-
 def test_an_unknown_price_needs_a_price_or_any(server, tmp_path, monkeypatch):
-    lm = make_lm(f'openai/gpt-9@{server.url}')
-    assert (
-        'at an unknown price' in str(lm.finetune(ROWS, None, {**TRAIN, 'max_dollars': 1e9}).result())
-        and server.log == []
-    )
-    assert lm.finetune(ROWS, None, {**TRAIN, 'max_dollars': math.inf}).result().model.startswith('openai/ft:gpt-9:')
+    with pytest.raises(AgentkitError, match='at an unknown price'):
+        provider(server, 'openai/gpt-9').train(ROWS, **{**TRAIN, 'max_dollars': 1e9})
+    assert server.log == []
+    name = provider(server, 'openai/gpt-9').train(ROWS, **{**TRAIN, 'max_dollars': math.inf})
+    assert name.startswith('openai/ft:gpt-9:')
     monkeypatch.setenv('AGENTKIT_ROOT', str(tmp_path))
     (tmp_path / 'prices.json').write_text(
         '{"openai/gpt-9": {"training": 7}, "openai/gpt-8": {"training": 7, "input": 1, "output": 2}}'
     )
     assert estimate(ROWS, 'openai/gpt-9').price == estimate(ROWS, 'openai/ft:gpt-9:org::1').price == 7
-    assert lms.price('openai/gpt-8') == dict(input=1, cached=1, output=2) and lms.price('openai/gpt-9') is None
+    assert names.price('openai/gpt-8') == dict(input=1, cached=1, output=2) and names.price('openai/gpt-9') is None
 
 
 @pytest.mark.parametrize(
@@ -196,6 +189,11 @@ def test_an_unknown_price_needs_a_price_or_any(server, tmp_path, monkeypatch):
         ([*ROWS, dict(messages=[dict(role='tool', content='x')])], "row 11: a message has role 'tool'"),
         ([*ROWS, row('x', dict(role='assistant', content=' '))], 'row 11: an empty assistant message'),
         ([*ROWS, dict(messages=[dict(role='user', content='Hello.')])], 'row 11: a row has no assistant message'),
+        ([*ROWS, row('x', dict(role='assistant', content='y', loss=0.5))], 'row 11: an answer has the weight 0.5'),
+        (
+            [*ROWS, row('x', dict(role='assistant', content='y', loss=-1))],
+            'row 11: an answer has the weight -1; OpenAI',
+        ),
     ],
 )
 def test_rows_that_openai_refuses_are_named_before_the_upload(rows, message):
@@ -208,11 +206,7 @@ def test_rows_that_openai_refuses_are_named_before_the_upload(rows, message):
     [(dict(lr=1), 'unknown settings of a training at a provider: lr'), (dict(epochs=0), 'epochs is 0')],
 )
 def test_wrong_settings(server, options, message):
-    assert message in str(tuned(server, **options)) and server.log == []
-
-
-def test_zero_calls_are_an_error(server):
-    assert '0 calls to train on' in str(tuned(server, []))
+    assert message in refused(server, **options) and server.log == []
 
 
 def test_weights_and_other_answers_reach_the_file(server, results):
@@ -235,17 +229,13 @@ def test_weights_and_other_answers_reach_the_file(server, results):
     assert len(kept) == len(sent) == 11
 
 
-def test_the_order_of_the_calls_makes_no_other_job(server):
-    calls = call_rows(ROWS)
-    assert (
-        tuned(server, calls).model == tuned(server, calls[::-1]).model == tuned(server, episode_rows(calls)).model
-        and len(server.jobs) == 1
-    )
-    assert tuned(server, ROWS[::-1] + [row('cat')]).model and len(server.jobs) == 2
+def test_the_same_rows_are_the_same_job(server):
+    assert tuned(server) == tuned(server) and len(server.jobs) == 1
+    assert tuned(server, [*ROWS, row('cat')]) and len(server.jobs) == 2
 
 
 def test_settings_reach_the_job(server):
-    model = tuned(server, epochs=4, batch_size=8, lr_multiplier=0.5, seed=3, suffix='walker').model
+    model = tuned(server, epochs=4, batch_size=8, lr_multiplier=0.5, seed=3, suffix='walker')
     job = next(iter(server.jobs.values()))
     assert (
         job['hyperparameters'] == dict(n_epochs=4, batch_size=8, learning_rate_multiplier=0.5)
@@ -265,7 +255,7 @@ def test_trouble_on_the_way_is_waited_for(server):
         (r'GET /fine_tuning/jobs/\w', 0, {}),
         ('events', 0, {}),
     ]
-    assert tuned(server).model.startswith('openai/ft:') and server.faults == [] and len(server.jobs) == 1
+    assert tuned(server).startswith('openai/ft:') and server.faults == [] and len(server.jobs) == 1
 
 
 @pytest.mark.parametrize(
@@ -278,18 +268,17 @@ def test_trouble_on_the_way_is_waited_for(server):
 )
 def test_what_does_not_pass_is_said_at_once(server, status, question, message):
     server.faults = [(question, status, {})]
-    assert message in str(tuned(server)) and sum(question in l for l in server.log) == 1
+    assert message in refused(server) and sum(question in l for l in server.log) == 1
 
 
 def test_a_dead_server_is_given_up_and_the_job_is_found_again(server, monkeypatch, results):
-    monkeypatch.setattr(providers, 'PATIENCE', 0.2)
+    monkeypatch.setattr(openai, 'PATIENCE', 0.2)
     server.faults = [(r'GET /fine_tuning/jobs/\w', 503, {})] * 99
-    refused = tuned(server)
-    assert isinstance(refused, AgentkitError) and 'practice fault 503' in str(refused)
+    assert 'practice fault 503' in refused(server)
     server.faults = []
     assert (
         'job_id' in record(results)
-        and tuned(server, max_dollars=0.0).model.startswith('openai/ft:')
+        and tuned(server, max_dollars=0.0).startswith('openai/ft:')
         and server.log.count(CREATE) == 1
     )
 
@@ -297,86 +286,87 @@ def test_a_dead_server_is_given_up_and_the_job_is_found_again(server, monkeypatc
 def test_the_key_is_cut_out_of_what_the_server_says(server, monkeypatch):
     monkeypatch.setenv('AGENTKIT_API_KEY', 'practice')
     server.faults = [(UPLOAD, 400, {})]
-    assert 'could not upload the rows: … fault 400' in str(tuned(server))
+    assert 'could not upload the rows: … fault 400' in refused(server)
 
 
 def test_a_failed_job_says_why_and_the_next_call_tries_again(server, monkeypatch, results):
     with monkeypatch.context() as m:
-        m.setattr(providers, '_file_error', lambda text: 'The file breaks our rules in line 3.')
-        job = lm_of(server).finetune(ROWS, None, TRAIN)
-        assert (
-            'has failed: The file breaks our rules in line 3.' in str(job.result())
-            and job.status() == TrainingStatus.failed
-        )
+        m.setattr(openai_server, '_file_error', lambda text: 'The file breaks our rules in line 3.')
+        trainer = provider(server)
+        with pytest.raises(AgentkitError, match='has failed: The file breaks our rules in line 3.'):
+            trainer.train(ROWS, **TRAIN)
+        assert trainer.job.status == 'failed'
     assert record(results)['status'] == 'failed' and record(results)['error'].startswith('The file breaks')
-    assert tuned(server).model.startswith('openai/ft:') and len(server.jobs) == 2
+    assert tuned(server).startswith('openai/ft:') and len(server.jobs) == 2
 
 
 def test_a_model_without_a_name_is_not_a_success(server, monkeypatch):
-    end = providers._Jobs._end
+    end = openai_server._Jobs._end
     monkeypatch.setattr(
-        providers._Jobs, '_end', lambda self, job, error: (end(self, job, error), job.update(fine_tuned_model=None))
+        openai_server._Jobs, '_end', lambda self, job, error: (end(self, job, error), job.update(fine_tuned_model=None))
     )
-    assert 'succeeded without a model' in str(tuned(server))
+    assert 'succeeded without a model' in refused(server)
 
 
 def test_cancel_ends_the_job_over_there(server):
     server.seconds = 60
-    job = lm_of(server).finetune(ROWS, None, {**TRAIN, 'poll': 60})
-    until(lambda: job.status() == TrainingStatus.pending)
-    assert job.cancel()
-    assert 'was cancelled' in str(job.result()) and job.status() == TrainingStatus.cancelled and not job.cancel()
+    trainer, future = started(server, poll=60)
+    until(lambda: trainer.job.status == 'validating_files')
+    assert trainer.job.cancel()
+    with pytest.raises(AgentkitError, match='was cancelled; the same call begins a new one'):
+        future.result()
+    assert trainer.job.status == 'cancelled' and not trainer.job.cancel()
     assert [j['ended'] for j in server.jobs.values()] == ['cancelled']
     server.seconds = 0.1
-    assert tuned(server).model.startswith('openai/ft:') and len(server.jobs) == 2
+    assert tuned(server).startswith('openai/ft:') and len(server.jobs) == 2
 
 
 def test_cancel_before_the_upload_sends_nothing(server, monkeypatch):
     counted = threading.Event()
-    monkeypatch.setattr(providers, 'estimate', lambda *a: (counted.wait(), estimate(*a))[1])
-    job = lm_of(server).finetune(ROWS, None, TRAIN)
-    assert job.status() == TrainingStatus.not_started and job.cancel()
+    monkeypatch.setattr(openai, 'estimate', lambda *a: (counted.wait(), estimate(*a))[1])
+    trainer, future = started(server)
+    assert trainer.job.status == 'not_started' and trainer.job.cancel()
     counted.set()
-    assert 'cancelled before anything was sent' in str(job.result()) and server.log == []
+    with pytest.raises(AgentkitError, match='cancelled before anything was sent'):
+        future.result()
+    assert server.log == [] and trainer.job.status == 'cancelled'
 
 
 def test_an_answer_that_is_lost_makes_no_second_job():
     class Forgetful(PracticeServer):
         def create(self, body):
             answer = super().create(body)
-            return answer if len(self.jobs) > 1 else providers._refuse(500, 'created, but not said')
+            return answer if len(self.jobs) > 1 else openai_server._refuse(500, 'created, but not said')
 
     with Forgetful(0.1) as server:
-        assert tuned(server).model.startswith('openai/ft:') and len(server.jobs) == 1
+        assert tuned(server).startswith('openai/ft:') and len(server.jobs) == 1
         assert 'GET /fine_tuning/jobs' in server.log
 
 
 def test_two_at_once_are_one_job(server):
-    jobs = [lm_of(server).finetune(ROWS, None, TRAIN) for _ in range(3)]
-    assert len({j.result().model for j in jobs}) == 1 and len(server.jobs) == server.log.count(UPLOAD) == 1
+    futures = [started(server)[1] for _ in range(3)]
+    assert len({f.result() for f in futures}) == 1 and len(server.jobs) == server.log.count(UPLOAD) == 1
 
 
 def test_a_key_is_needed_at_openai_before_anything_else():
     with pytest.raises(AgentkitError, match='OPENAI_API_KEY is not set'):
         make_lm(BASE)
-    job = providers.OpenAIJob(train_kwargs=TRAIN)
     with pytest.raises(AgentkitError, match='OPENAI_API_KEY is not set'):
-        OpenAIProvider().finetune(job, BASE, ROWS, None, TRAIN)
+        OpenAIProvider(BASE).train(ROWS, **TRAIN)
 
 
 def test_a_model_from_elsewhere_has_no_card(server):
     with pytest.raises(AgentkitError, match='was not fine-tuned from this project'):
-        lm_of(server).provider.card('openai/ft:gpt-4o-mini:other::1')
+        provider(server).card('openai/ft:gpt-4o-mini:other::1')
 
 
 def test_save_and_load_keep_the_identity_and_not_the_address(server, tmp_path):
-    student = tuned(server)
+    student = lm_of(server, tuned(server))
     text = save_agent(Agent(student), tmp_path / 'a.json').read_text()
     assert student.model in text and server.url not in text and '127.0.0.1' not in text
     again = load_agent(f'{tmp_path}/a.json@{server.url}').react.lm
-    assert again.model == student.model and again.provider.card(again.model)['id'] == student.model.removeprefix(
-        'openai/'
-    )
+    card = provider_of(again).card(again.model)
+    assert again.model == student.model and card['id'] == student.model.removeprefix('openai/')
     assert again(messages=ROWS[0]['messages'][:-1]) == ['take mug 1']
 
 
@@ -387,12 +377,13 @@ def test_a_config_is_honest_about_what_makes_the_model():
 # Processes that are killed
 
 CHILD = """
-import sys
+import sys, threading
 from agentkit.models.find import make_lm
+from agentkit.training.providers import provider_of
 message = lambda role, content: dict(role=role, content=content)
 rows = [dict(messages=[message('user', f'Find {w}.'), message('assistant', f'take {w}')]) for w in 'abcdefghijkl']
-job = make_lm(sys.argv[1]).finetune(rows, None, dict(epochs=1, max_dollars=1., poll=.1))
-if len(sys.argv) == 2: print(job.result().model)
+train = lambda: print(provider_of(make_lm(sys.argv[1])).train(rows, epochs=1, max_dollars=1., poll=.1))
+train() if len(sys.argv) == 2 else threading.Thread(target=train).start()
 """
 
 

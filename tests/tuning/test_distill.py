@@ -168,6 +168,7 @@ def test_rejection_sampling_keeps_the_shortest_win_of_a_task(run, tmp_path):
     for p in [p for p in rows if p['policy'] != 'expert']:
         assert p['score'] == 1 and p['steps'] == min(len(t.steps) for t in own if t.task.id == p['task'] and t.won)
     assert made.corrections == 0
+    assert made.costs[1]['episodes'] == 3 + len(own), 'what was not kept has been played, too'
 
 
 def test_exploring_asks_no_student(run, tmp_path):
