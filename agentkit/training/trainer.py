@@ -5,7 +5,7 @@ an adapter, trained on the actions only."""
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'TrainConfig', 'packed', 'plan', 'attention', 'learned_tokens', 'batch_loss', 'Trained',
-           'Training', 'finetune', 'Session', 'open_session', 'quantize']
+           'Training', 'finetune', 'Session', 'open_session', 'unfinished', 'quantize']
 
 # %% ../../notebooks/training/03_trainer.ipynb #3f0c0501
 import copy, dataclasses, fcntl, functools, json, math, os, shutil, time, uuid, zipfile
@@ -487,6 +487,12 @@ def open_session(
     family = _trainable(source)['family']
     config = config or TrainConfig.of(family)
     return Session(source, config, name or f'{family}-{uuid.uuid4().hex[:8]}', keep=bool(name))
+
+# %% ../../notebooks/training/03_trainer.ipynb #b6d876f5
+def unfinished() -> dict[str, Path]:
+    "Trainings and sessions that broke off: the name, and the folder with the checkpoint."
+    folders = [p for p in path_of('data', 'models', 'x').parent.glob('.*') if p.name.endswith(('part', '.session'))]
+    return {p.name.strip('.').rpartition('.')[0]: p for p in sorted(folders) if p.is_dir()}
 
 # %% ../../notebooks/training/03_trainer.ipynb #534bb37e
 def quantize(

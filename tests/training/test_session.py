@@ -20,7 +20,7 @@ pytest.importorskip('xllamacpp')
 from agentkit.training import trainer  # noqa: E402
 from agentkit.training.bases import make_nano  # noqa: E402
 from agentkit.training.encoding import encode  # noqa: E402
-from agentkit.training.trainer import TrainConfig, finetune, open_session, plan  # noqa: E402
+from agentkit.training.trainer import TrainConfig, finetune, open_session, plan, unfinished  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore:Passing OpenAI-style message dictionaries')
 ANSWERS = ('go to desk 1', 'take mug 2')
@@ -315,6 +315,16 @@ def test_other_settings_under_the_same_name_are_refused(base):
         open_session(base, LORA, name='named')
     with open_session(base, FAST, name='named') as session:
         assert session.steps == 1
+
+
+def test_what_broke_off_is_listed(base):
+    with pytest.raises(KeyboardInterrupt):
+        with open_session(base, FAST, name='left'):
+            raise KeyboardInterrupt
+    assert unfinished()['left'] == model_dir(base).parent / '.left.session' and unfinished()['left'].is_dir()
+    with open_session(base, FAST, name='left'):
+        pass
+    assert 'left' not in unfinished()
 
 
 CHILD = """
