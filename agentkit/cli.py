@@ -47,7 +47,8 @@ class Done:
     text: str  # without
     failed: bool = False  # exit code 1
 
-# %% ../notebooks/cli.ipynb #67429d81
+# %% ../notebooks/cli.ipynb #81a305c5
+# every command has it; a function that names it knows who reads
 JSON = inspect.Parameter('json', inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
 
 
@@ -72,7 +73,7 @@ class Command:
             del call.arguments['json']
         with contextlib.redirect_stdout(sys.stderr if machine else sys.stdout):  # libraries may print what they like
             done = self.function(*call.args, **call.kwargs)
-        print(dumps(done.facts, ensure_ascii=False) if machine else done.text)
+        print(dumps(done.facts, ensure_ascii=False) if machine else done.text, flush=True)
         return int(done.failed)
 
 
@@ -148,14 +149,14 @@ def _types():
 
     return TYPES
 
-# %% ../notebooks/cli.ipynb #a62e2678
+# %% ../notebooks/cli.ipynb #45456c79
 Environment = Annotated[str, Names(_environments, 'or module:Class')]
 Split = Annotated[str | None, Names(_splits, 'or what another environment has (`agentkit env list`)')]
 PLAYERS = 'a model such as local/nano or openai/gpt-4o-mini, or the file of a saved agent'
 Policy = Annotated[str, Names(_policies, PLAYERS)]
 PLAYED = Setting('environments', 'default')
 
-# %% ../notebooks/cli.ipynb #a7f89745
+# %% ../notebooks/cli.ipynb #5ba3ebb2
 def pairs(
     texts: Iterable[str],  # name=value
     read: Callable | None = None,  # text -> value; None: as YAML, where 3 is a number and on is true
@@ -169,14 +170,21 @@ def pairs(
         raise AgentkitError(f'{" ".join(texts)}: write name=value') from None
 
 
-def _runner(env, option, max_steps, workers=1, parallel=None, progress=False):
-    "Who plays; it has no folder yet."
+def _options(env, option):
+    "The options of an environment, checked."
     from agentkit.envs.find import check_options, find_env
-    from agentkit.rollouts import Limits, Runner
 
     options = pairs(option)
     check_options(find_env(env), options)
-    return Runner(env, None, Limits(max_steps=max_steps), workers, parallel, progress=progress, **options)
+    return options
+
+
+def _runner(env, option, max_steps, workers=1, parallel=None, progress=False):
+    "Who plays; it has no folder yet."
+    from agentkit.rollouts import Limits, Runner
+
+    limits = Limits(max_steps=max_steps)
+    return Runner(env, None, limits, workers, parallel, progress=progress, **_options(env, option))
 
 
 def _folder(out, *parts):
@@ -202,7 +210,7 @@ def _content(path):
     path = Path(path.partition('@')[0])
     return path.read_text() if path.is_file() else ''
 
-# %% ../notebooks/cli.ipynb #5a2701df
+# %% ../notebooks/cli.ipynb #246a5654
 @command
 def env_list():
     "List the environments and what each has."
@@ -243,7 +251,7 @@ def env_check(
     from dataclasses import asdict
     from agentkit.envs.check import check_env
 
-    report = check_env(name, tasks, seed, **pairs(option))
+    report = check_env(name, tasks, seed, **_options(name, option))
     return Done(dict(asdict(report), ok=report.ok), str(report), failed=not report.ok)
 
 
@@ -263,13 +271,13 @@ def tasks(
 
     kind = find_env(env)
     split = split or kind.splits[0]
-    ids, kinds = zip(*[(t.id, t.kind) for t in list_tasks(env, split, tasks, seed, **pairs(option))])
+    ids, kinds = zip(*[(t.id, t.kind) for t in list_tasks(env, split, tasks, seed, **_options(env, option))])
     counts = Counter(kinds)
     shown = ', '.join(f'{n} {kind.labels.get(k, k)}' for k, n in sorted(counts.items()))
     facts = dict(env=env, split=split, n=len(ids), kinds=dict(counts), tasks=[*ids])
     return Done(facts, '\n'.join([f'{len(ids)} tasks in {env}/{split}: {shown}', *ids[:show]]))
 
-# %% ../notebooks/cli.ipynb #775ed27c
+# %% ../notebooks/cli.ipynb #533d7868
 @command
 def play(
     *,
@@ -285,10 +293,10 @@ def play(
     from agentkit.agents.programs import Program
 
     with _runner(env, option, max_steps) as run:
+        player = Program(_ask, 'me') if policy == 'me' else run.policy(policy, seed=seed)
         listed = run.tasks(split or run.kind.splits[-1], seed=seed)
         if not 0 <= task < len(listed):
             raise AgentkitError(f'--task {task}: there are tasks 0 to {len(listed) - 1}')
-        player = Program(_ask, 'me') if policy == 'me' else run.policy(policy, seed=seed)
         t = run.play(Program(_watched(player), player.name, player.id), listed[task], seed)
     last = t.steps[-1].observation.text if t.steps else ''
     return Done(t.to_dict(), f'{last}\n\n{t.error or t.termination} after {len(t.steps)} steps', bool(t.error))
@@ -323,7 +331,7 @@ def _ask(state):
             numbered = words.isdigit() and hasattr(actions, 'options') and int(words) < len(listed)
             return listed[int(words)] if numbered else actions.read(words)
 
-# %% ../notebooks/cli.ipynb #0d704b7f
+# %% ../notebooks/cli.ipynb #d0d21893
 @command
 def evaluate(
     *,
@@ -346,15 +354,15 @@ def evaluate(
     from agentkit.evals import evaluate
 
     with _runner(env, option, max_steps, workers, parallel, not json) as run:
-        listed = run.tasks(split or run.kind.splits[-1], tasks, seed)
         player = run.policy(policy, seed=seed)
+        listed = run.tasks(split or run.kind.splits[-1], tasks, seed)
         ids = [t.id for t in listed]
         out = _folder(out, 'evaluate', run.id, listed[0].split, player.id, ids, repeats, samples, seed, max_steps)
         report = evaluate(player, listed, run.replace(folder=out), repeats, samples, seed)
     report.save(out)
     return Done({**report.to_dict(), 'out': str(out)}, f'{_plain(report)}\n\n{out}', failed=not report.trusted)
 
-# %% ../notebooks/cli.ipynb #4152b9bf
+# %% ../notebooks/cli.ipynb #0e66bb5a
 @command
 def distill(
     *,
@@ -385,7 +393,7 @@ def distill(
         student = f'local/{student}'
     train = {k: v for k, v in dict(seed=seed, epochs=epochs, max_dollars=max_dollars).items() if v is not None}
     with _runner(env, option, max_steps, workers, parallel, not json) as run:
-        listed, player = run.tasks(split, tasks, seed), run.policy(teacher, seed=seed)
+        player, listed = run.policy(teacher, seed=seed), run.tasks(split, tasks, seed)
         parts = (student, _content(student), rounds, method, threshold, train, [t.id for t in listed], max_steps)
         out = _folder(out, 'distill', run.id, player.id, *parts)
         result = distill(
@@ -400,7 +408,7 @@ def distill(
     facts = dict(policy=name, rows=result.rows, card=result.card, out=str(out))
     return Done(facts, f'{learned}\n{_follow(env, option, name + address)}')
 
-# %% ../notebooks/cli.ipynb #ddceeec6
+# %% ../notebooks/cli.ipynb #b7d03db7
 @command
 def optimize(
     *,
@@ -417,8 +425,8 @@ def optimize(
     max_steps: PositiveInt = 50,  # step limit of an episode
     workers: PositiveInt = 2,  # environment processes
     parallel: PositiveInt | None = None,  # episodes in flight; default: one for each worker
-    out: Path
-    | None = None,  # folder for program.json, optimised.json and the journals; default: below results/optimize
+    # folder for program.json, optimised.json and the journals; default: below results/optimize
+    out: Path | None = None,
     dry_run: bool = False,  # print the budget only
     json: bool = False,
 ):
@@ -431,7 +439,7 @@ def optimize(
         plan = budget(method, tasks, held_out, *models, **chosen)
         return Done(plan, budget_text(plan))
     with _runner(env, option, max_steps, workers, parallel, not json) as run:
-        listed, agent = run.tasks(split, tasks + held_out, seed), run.policy(teacher, seed=seed)
+        agent, listed = run.policy(teacher, seed=seed), run.tasks(split, tasks + held_out, seed)
         parts = (agent.id, method, prompt_model, chosen, [t.id for t in listed], tasks, seed, max_steps)
         out = _folder(out, 'optimize', run.id, *parts)
         train, others = listed[:tasks], listed[tasks:]
@@ -664,7 +672,7 @@ def mlflow(
         text = ''
     return Done(dict(experiments=copied), text)
 
-# %% ../notebooks/cli.ipynb #c1079367
+# %% ../notebooks/cli.ipynb #a6dd086a
 GROUPS = dict(env='List environments, and check whether they keep their promises.')
 
 
@@ -693,6 +701,9 @@ def main(argv: list[str] | None = None) -> int:
         return code if isinstance(call, Command) else 0 if helped else 2
     except (AgentkitError, CycloptsError) as e:
         code, text = 2, str(e)
+    except BrokenPipeError:  # who reads has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as e:
         code, text = 2, f'{e.filename}: {e.strerror}; mend this, or name another place' if e.filename else str(e)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"The command line: helpful, one line for wrong input, JSON for machines; what somebody else installs is as good as ours."
+"The command line: helpful, one line for wrong input, JSON for machines; what a stranger installs is as good as ours."
 
 import json
 import os
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -210,10 +209,15 @@ def test_an_interrupt_is_one_line(tmp_path, results):
     command = [sys.executable, '-m', 'agentkit.cli', 'play', '--env', 'corridor']
     run = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run.stdout.readline()  # it has begun
-    time.sleep(0.2)
     run.send_signal(signal.SIGINT)
     out, err = run.communicate()
     assert run.returncode == 130 and err.startswith('agentkit: interrupted') and err.count('\n') == 1
+
+
+def test_who_reads_may_leave(results):
+    command = f'{sys.executable} -m agentkit.cli tasks --env corridor --tasks 9000 --show 9000 | head -1'
+    run = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert run.stdout.startswith('9000 tasks') and run.stderr == ''
 
 
 # --- each command, once ---

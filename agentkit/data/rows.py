@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['keep', 'right_answers', 'rows', 'provenance', 'weighted', 'has_weights', 'check_row', 'episode_rows', 'alternatives',
-           'call_rows', 'write_lines', 'write_rows', 'read_rows', 'describe', 'mask_turns', 'task_of', 'split_by_task',
-           'check_split']
+           'call_rows', 'distinct_rows', 'write_lines', 'write_rows', 'read_rows', 'describe', 'mask_turns', 'task_of',
+           'split_by_task', 'check_split']
 
 # %% ../../notebooks/data/01_rows.ipynb #88ef2640
 import functools, json, math
@@ -248,6 +248,14 @@ def call_rows(
         for i, m in enumerate(r['messages'])
         if m['role'] == 'assistant' and m.get('loss', True)
     ]
+
+# %% ../../notebooks/data/01_rows.ipynb #0916b68e
+def distinct_rows(rows: list[dict]) -> list[dict]:
+    "The rows without those that say what an earlier one says: an episode that was played twice is learned once."
+    first = {}
+    for row in rows:
+        first.setdefault(digest(row['messages'], n=32), row)
+    return list(first.values())
 
 # %% ../../notebooks/data/01_rows.ipynb #93b5fca5
 def write_lines(path, objects: list) -> Path:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from random import Random
 from ..core.errors import AgentkitError
 from ..core.types import Hint, Observation, Task
-from ..core.views import View
+from ..core.views import Bare, View
 
 # %% ../../notebooks/envs/01_base.ipynb #8374e8cd
 class Environment:
@@ -22,8 +22,8 @@ class Environment:
     splits: ClassVar[tuple[str, ...]] = ('train', 'valid')  # the first is for training, the last for measuring
     instructions: ClassVar[str] = 'Choose the next action.'  # what a language model is told
     labels: ClassVar[Mapping[str, str]] = {}  # kind of task → what a figure calls it
-    views: ClassVar[Mapping[str, type[View]]] = {}  # name → another way to read it; "full" is always there
-    student_view: ClassVar[str] = 'full'  # how a small local model reads it
+    views: ClassVar[Mapping[str, type[View]]] = {}  # name → another way to read it; "full" and "bare" are always there
+    student_view: ClassVar[str] = 'bare'  # how a small local model reads it
     settings: ClassVar[Mapping[str, str]] = {}  # key → default, of its own section in settings.ini
 
     @classmethod
@@ -58,8 +58,8 @@ class Environment:
 
 # %% ../../notebooks/envs/01_base.ipynb #b296906b
 def views_of(kind: type[Environment]) -> dict[str, View]:
-    "The views of an environment's class, one object each; always with `full`, and with `student`."
-    views = {'full': View(), **{name: view() for name, view in kind.views.items()}}
+    "The views of an environment's class, one object each; always with `full`, `bare` and `student`."
+    views = {'full': View(), 'bare': Bare(), **{name: view() for name, view in kind.views.items()}}
     if kind.student_view not in views:
         known = ', '.join(views)
         raise AgentkitError(f'{kind.__name__}: student_view is {kind.student_view!r}, its views are: {known}')

@@ -16,7 +16,7 @@ from ..core.store import rng
 from ..core.types import Decision, Hint, Observation, State, Step, Task
 from ..core.views import promises_growth
 from .base import Environment, views_of
-from .find import env_options, env_settings, find_env, make_env
+from .find import env_options, env_settings, find_env, list_tasks, make_env
 from .pool import EnvPool
 
 # %% ../../notebooks/envs/05_check.ipynb #754a7374
@@ -77,6 +77,10 @@ class _Trial:
         self.splits: dict[str, list[Task]] = {}  # once they were looked at
         self.asked: list[Callable] = []  # what an environment can be asked, once it was looked at
         self.has_expert = False
+
+    def listed(self, split, other=0):
+        "The tasks of a split; `other`: for another seed."
+        return list_tasks(self.name, split, self.n, self.seed + other, **self.options)
 
     @property
     def tasks(self):
@@ -139,7 +143,7 @@ def _tasks(trial):
     absent = []
     for split in trial.kind.splits:
         try:
-            tasks = trial.kind.tasks(split, trial.n, trial.seed)
+            tasks = trial.listed(split)
         except AgentkitError as e:  # data that are not on this machine
             absent.append(f'{split} cannot be had: {e}')
             continue
@@ -167,8 +171,8 @@ def _ids(trial):
     _demand(not twice, f'{len(twice)} ids occur more than once, e.g. {next(iter(twice), "")!r}')
     known = {t.id: t for t in trial.tasks}
     for split, tasks in trial.splits.items():
-        _demand(trial.kind.tasks(split, trial.n, trial.seed) == tasks, f'{split} gives other tasks the second time')
-        for task in trial.kind.tasks(split, trial.n, trial.seed + 1):
+        _demand(trial.listed(split) == tasks, f'{split} gives other tasks the second time')
+        for task in trial.listed(split, 1):
             same = known.get(task.id, task) == task
             _demand(same, f'{task.id!r} is one task with seed {trial.seed}, and another with seed {trial.seed + 1}')
     return f'{len(known)} ids'

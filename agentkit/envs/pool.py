@@ -6,12 +6,12 @@
 __all__ = ['WorkerError', 'Worker', 'Served', 'Remote', 'EnvPool']
 
 # %% ../../notebooks/envs/03_pool.ipynb #4ccc5089
-import contextlib, dataclasses, json, os, queue, selectors, signal, subprocess, sys, threading, time, weakref
+import contextlib, dataclasses, functools, json, os, queue, selectors, signal, subprocess, sys, threading, time, weakref
 from ..core.errors import AgentkitError
 from ..core.settings import without_keys
 from ..core.types import Hint, Observation, Task, observation
 from .base import views_of
-from .find import check_options, find_env, identity, make_env
+from .find import check_options, find_env, identity, list_tasks, make_env
 
 # %% ../../notebooks/envs/03_pool.ipynb #c9368a05
 class WorkerError(AgentkitError):
@@ -170,10 +170,10 @@ class Served:
     "An environment behind JSON, made inside the worker."
 
     def __init__(self, env, options):
-        self.env = make_env(env, **options)
+        self.env, self._list = make_env(env, **options), functools.partial(list_tasks, env, **options)
 
     def tasks(self, split, n, seed):
-        return [dataclasses.asdict(t) for t in self.env.tasks(split, n, seed)]
+        return [dataclasses.asdict(t) for t in self._list(split, n, seed)]
 
     def reset(self, task, seed):
         return self.env.reset(Task(**task), seed).to_dict()

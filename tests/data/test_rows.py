@@ -210,7 +210,7 @@ def test_a_teacher_sees_the_views_and_remembers():
     t = wander(1)
     rows([t, t], READERS['full'](), Program(choose, 'teacher'))
     numbers = list(range(len(t.steps)))
-    assert seen == [(['brief', 'full', 'student'], n) for n in numbers + numbers], 'one memory an episode'
+    assert seen == [(['bare', 'brief', 'full', 'student'], n) for n in numbers + numbers], 'one memory an episode'
 
 
 def test_hints_that_nobody_recorded():

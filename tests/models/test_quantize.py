@@ -220,7 +220,7 @@ def test_quantize_for_machines(trained, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said['model'] == f'local/{trained.id}-q4_0' and said['card']['quantised']['bytes'] > 0
     assert main(['quantize', '--model', trained.id, '--type', 'q3_k']) == 2
-    assert 'known: f32, f16' in capsys.readouterr().err
+    assert 'Did you mean "q4_k_m"' in capsys.readouterr().err
 
 
 @pytest.mark.slow

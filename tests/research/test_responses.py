@@ -17,10 +17,12 @@ from agentkit.core.types import Decision, Task
 from agentkit.data.filters import filter_records, scored, uncontaminated
 from agentkit.data.collector import DataCollector
 from agentkit.data.records import from_generator
-from agentkit.data.rows import rows
+from agentkit.data.rows import keep, rows
 from agentkit.envs.find import list_tasks
 from agentkit.envs.questions.generated import REQUESTS
 from agentkit.evals import compare, evaluate
+from agentkit.judges.base import Judge, Verdict
+from agentkit.judges.run import scored as judge_scored
 from agentkit.models.serving import stop_servers
 from agentkit.research.responses import (
     KEYWORDS,
@@ -130,6 +132,23 @@ def test_who_decides_what_is_correct():
         with Runner('questions', workers=1, progress=False, scoring=scoring) as run:
             answers[scoring] = ask(agent, [task], run)['correct'].item()
     assert answers == dict(exact=0, contains=1, judged=None)
+
+
+def test_a_judges_score_is_what_is_correct():
+    class Rain(Judge):
+        name = 'rain'
+
+        def verdict(self, t):
+            return Verdict(float('rain' in t.steps[-1].action), judge=self.name)
+
+    tasks = [say('a', ''), say('b', '')]
+    agent = says(dict(a=('There will be rain.', 0.5), b=('Sun.', 0.5)))
+    with Runner('questions', workers=1, progress=False, scoring='judged') as run:
+        episodes = run(agent, tasks)
+    assert [t.termination for t in episodes] == ['ended', 'ended']
+    judged = judge_scored(episodes, Rain(), progress=False)
+    assert answer_table(judged)['correct'].tolist() == [1, 0]
+    assert keep(judged) == judged[:1] and calibration_error(answer_table(judged))['accuracy'] == 0.5
 
 
 def test_kinds_without_keywords_have_no_accuracy(run):

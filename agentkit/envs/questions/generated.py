@@ -68,7 +68,7 @@ def calculation(r: Random) -> dict:
     return dict(question=text.format(a=a, b=b), answer=answer, kind='arithmetic', scoring='numeric')
 
 # %% ../../../notebooks/envs/questions/02_generated.ipynb #52797f87
-KINDS = dict(arithmetic='Arithmetic', weather='Weather', travel='Travel', general='General')  # what a figure calls them
+KINDS = ('arithmetic', *REQUESTS)
 
 
 def generated_rows(

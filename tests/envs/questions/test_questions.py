@@ -11,6 +11,7 @@ from agentkit.agents.saving import student_agent
 from agentkit.core.errors import AgentkitError
 from agentkit.core.types import Task, said
 from agentkit.envs.base import views_of
+from agentkit.envs.check import check_env
 from agentkit.envs.find import list_tasks
 from agentkit.envs.questions.environment import Questions
 from agentkit.rollouts import Limits, Runner, run_episode
@@ -71,10 +72,13 @@ def test_an_environment_is_used_again():
     env.close()
 
 
-def test_it_keeps_what_an_environment_promises():
-    check = pytest.importorskip('agentkit.envs.check').check_env
-    for options in ({}, dict(attempts=3, scoring='contains'), dict(scoring='judged')):
-        assert check(ENV, **options).ok, str(check(ENV, **options))
+def test_it_keeps_what_an_environment_promises(tmp_path):
+    (tmp_path / 'a.csv').write_text('q,a,kind\n' + ''.join(f'{i} + 1?,{i + 1},sum\n' for i in range(9)))
+    own = dict(data=str(tmp_path / 'a.csv'), question='q', answer='a', share=0.4)
+    for options in ({}, dict(attempts=3, scoring='contains'), dict(scoring='judged'), own):
+        report = check_env(ENV, **options)
+        assert report.ok, str(report)
+    assert 'sum' in str(report), 'the tasks are those of the options'
 
 
 # what is seen
