@@ -419,6 +419,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'agentkit.data.formats.facts_of': ('data/formats.html#facts_of', 'agentkit/data/formats.py'),
                                        'agentkit.data.formats.learned': ('data/formats.html#learned', 'agentkit/data/formats.py'),
                                        'agentkit.data.formats.load_export': ('data/formats.html#load_export', 'agentkit/data/formats.py'),
+                                       'agentkit.data.formats.loss_of': ('data/formats.html#loss_of', 'agentkit/data/formats.py'),
                                        'agentkit.data.formats.plain': ('data/formats.html#plain', 'agentkit/data/formats.py')},
             'agentkit.data.logs': { 'agentkit.data.logs._alpaca': ('data/logs.html#_alpaca', 'agentkit/data/logs.py'),
                                     'agentkit.data.logs._answers': ('data/logs.html#_answers', 'agentkit/data/logs.py'),

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from ..core.errors import AgentkitError
 from ..core.store import digest
-from .formats import FORMATS
+from .formats import FORMATS, loss_of
 from .records import Record, entries, make_record, step_mark
 
 # %% ../../notebooks/data/06_logs.ipynb #60551e4d
@@ -62,7 +62,7 @@ def _message(m):
     if role not in _ROLES:
         raise AgentkitError(f'the role {role!r} is unknown; known: {", ".join(_ROLES)}')
     message = dict(role=_ROLES[role], content=_content(m, role))
-    return {**message, 'loss': bool(m.get('weight', 1))} if message['role'] == 'assistant' else message
+    return {**message, 'loss': loss_of(m)} if message['role'] == 'assistant' else message
 
 
 def _answers(response):
