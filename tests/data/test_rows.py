@@ -228,7 +228,8 @@ def test_a_view_is_looked_up_in_each_episodes_environment():
     t, agent = wander(0), student_agent(None)
     household = dataclasses.replace(episode(step('look')), task=Task('h', 'household', 'pick'))
     in_full, in_brief = rows([t, household], agent)
-    assert in_full['messages'][0]['role'] == 'system' and in_brief['messages'][0]['role'] == 'user'
+    assert [in_full] == rows([t], student_agent(None, view='bare')) != rows([t], student_agent(None, view='full'))
+    assert [in_brief] == rows([household], student_agent(None, view='brief'))
     assert agent.adapter.view == 'student', 'the agent itself is as it was'
     env.close()
     with pytest.raises(AgentkitError, match="no view 'map'"):

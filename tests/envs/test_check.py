@@ -472,7 +472,7 @@ def test_only_what_is_needed_is_enough():
 
 
 def test_a_view_may_show_a_state():
-    assert seen(check_env(f'{__name__}:ViewOfAState'))['views'] == (True, 'full, counter, student')
+    assert seen(check_env(f'{__name__}:ViewOfAState'))['views'] == (True, 'full, bare, counter, student')
 
 
 def test_tools_and_an_expert_that_gives_up():
