@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['keep', 'right_answers', 'rows', 'provenance', 'weighted', 'has_weights', 'check_row', 'episode_rows', 'alternatives',
-           'call_rows', 'distinct_rows', 'write_lines', 'write_rows', 'read_rows', 'describe', 'mask_turns', 'task_of',
+           'distinct_rows', 'call_rows', 'write_lines', 'write_rows', 'read_rows', 'describe', 'mask_turns', 'task_of',
            'split_by_task', 'check_split']
 
 # %% ../../notebooks/data/01_rows.ipynb #88ef2640
@@ -236,6 +236,14 @@ def _with_loss(keys, row, targets, answers):
             answers.setdefault(k, m)
     return {**row, 'messages': messages}
 
+# %% ../../notebooks/data/01_rows.ipynb #0916b68e
+def distinct_rows(rows: list[dict]) -> list[dict]:
+    "Each row once, the longest first: whoever ended first, a training sees the same rows in the same order."
+    first = {}
+    for row in rows:
+        first.setdefault(digest(row['messages']), row)
+    return sorted(first.values(), key=lambda row: (-len(row['messages']), _prefixes(row['messages'])[-1]))
+
 # %% ../../notebooks/data/01_rows.ipynb #0af1f16c
 def call_rows(
     rows: list[dict],  # episode rows
@@ -248,14 +256,6 @@ def call_rows(
         for i, m in enumerate(r['messages'])
         if m['role'] == 'assistant' and m.get('loss', True)
     ]
-
-# %% ../../notebooks/data/01_rows.ipynb #0916b68e
-def distinct_rows(rows: list[dict]) -> list[dict]:
-    "The rows without those that say what an earlier one says: an episode that was played twice is learned once."
-    first = {}
-    for row in rows:
-        first.setdefault(digest(row['messages'], n=32), row)
-    return list(first.values())
 
 # %% ../../notebooks/data/01_rows.ipynb #93b5fca5
 def write_lines(path, objects: list) -> Path:
