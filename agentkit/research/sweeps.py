@@ -404,11 +404,11 @@ def collect(
     "Write the tables of an experiment from the run folders that have ended; the summary."
     tables = {name: [] for name in TABLES}
     for cell in cells:
-        about = dict(run=cell.run, **cell.written)
+        about, status = dict(run=cell.run, **cell.written), _status(cell)  # read once: the cell may begin again now
         if is_done(cell):
             _add(tables, about, read_result(cell.folder / 'result.json'))
-        elif _status(cell).get('status') == 'failed':
-            tables['summary'].append({**about, 'status': 'failed', 'error': _status(cell)['error']})
+        elif status.get('status') == 'failed':
+            tables['summary'].append({**about, 'status': 'failed', 'error': status['error']})
     for name, rows in tables.items():
         experiment = cells[0].experiment
         path = _local(experiment) if name == 'timings' else path_of('results', experiment, f'{name}.csv')
