@@ -806,7 +806,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'agentkit.envs.base.Environment.step': ('envs/base.html#environment.step', 'agentkit/envs/base.py'),
                                     'agentkit.envs.base.Environment.tasks': ('envs/base.html#environment.tasks', 'agentkit/envs/base.py'),
                                     'agentkit.envs.base.Environment.vary': ('envs/base.html#environment.vary', 'agentkit/envs/base.py'),
-                                    'agentkit.envs.base.find_view': ('envs/base.html#find_view', 'agentkit/envs/base.py'),
                                     'agentkit.envs.base.views_of': ('envs/base.html#views_of', 'agentkit/envs/base.py')},
             'agentkit.envs.check': { 'agentkit.envs.check.CheckReport': ('envs/check.html#checkreport', 'agentkit/envs/check.py'),
                                      'agentkit.envs.check.CheckReport.__str__': ( 'envs/check.html#checkreport.__str__',
