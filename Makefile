@@ -1,13 +1,13 @@
 # make run: environment, installation, main job.   make test: the same environment, all tests.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test slow bench export clean readme notebooks figures lab mlflow
+.PHONY: help run test slow bench export clean readme notebooks figures lab lock mlflow
 
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do if $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then echo $$p; break; fi; done)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then echo $$p; break; fi; done)
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
+INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml requirements.lock | cksum | cut -d' ' -f1)
 QUICKSTART := notebooks/experiments/quickstart.yaml
 
 help: ## what there is
@@ -46,10 +46,15 @@ lab: $(INSTALLED) ## open JupyterLab
 clean: ## remove what can be rebuilt: the environment, built games, models
 	rm -rf $(VENV) data build dist *.egg-info
 
-# The stamp is named after the contents of pyproject.toml. torch comes first and by itself: a range would let pip fetch the newest build, with gigabytes of CUDA
+lock: $(INSTALLED) ## pin all packages again, with hashes, and list their licences
+	@$(BIN)/python tools/lock.py
+
+# The stamp is named after the contents of the two files. Every package is checked against its hash in requirements.lock;
+# torch comes by itself, because what it brings differs: nothing for the CPU, gigabytes for CUDA
 $(INSTALLED):
-	@test -n "$(PYTHON)" || { echo 'agentkit needs Python 3.10, 3.11 or 3.12 (textworld does not run on 3.13): set PYTHON=/path/to/python'; exit 2; }
+	@test -n "$(PYTHON)" || { echo 'agentkit needs Python 3.11 or 3.12 (textworld does not run on 3.13): set PYTHON=/path/to/python'; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check -q '$(TORCH)'
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.installed-* && touch $@

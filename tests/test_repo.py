@@ -5,16 +5,12 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PAGES = ('experiments', 'tutorials', 'index.ipynb')
 AUTHORING = sorted(
@@ -106,10 +102,36 @@ def test_environment_file_agrees_with_the_project():
     conda = yaml.safe_load((ROOT / 'environment.yml').read_text())['dependencies']
     python = next(d for d in conda if isinstance(d, str) and d.startswith('python='))
     assert python == 'python=3.11'
-    assert PROJECT['project']['requires-python'] == '>=3.10,<3.13'
+    assert PROJECT['project']['requires-python'] == '>=3.11,<3.13'
     assert next(d for d in conda if isinstance(d, dict))['pip'] == ['-e .[dev]'], (
         'packages are named in pyproject.toml only'
     )
+
+
+def test_the_lock_holds_what_the_project_asks_for():
+    "Each requirement of the two commands is pinned within its range, each pin has hashes, each package its licence."
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lock = (ROOT / 'requirements.lock').read_text()
+    assert '://' not in lock, 'no index and no address stands in the lock'
+    blocks = re.findall(r'^([\w.-]+)==(\S+)([^\n]*)((?:\n +--hash=sha256:[0-9a-f]{64}(?: \\)?)+)', lock, re.M)
+    assert len(blocks) == len(re.findall(r'^[^#\s]', lock, re.M)), 'a pin without a hash'
+    pins = {}
+    for name, version, *_ in blocks:
+        pins.setdefault(canonicalize_name(name), []).append(version)
+    extras = PROJECT['project']['optional-dependencies']
+    wanted = PROJECT['project']['dependencies'] + [r for e, rs in extras.items() if e != 'vllm' for r in rs]
+    for requirement in map(Requirement, wanted):
+        if requirement.name in ('agentkit', 'torch'):
+            continue
+        versions = pins.get(canonicalize_name(requirement.name))
+        assert versions, f'{requirement} is not in requirements.lock: make lock'
+        assert all(requirement.specifier.contains(v) for v in versions), (
+            f'{requirement} is pinned to {versions}: make lock'
+        )
+    listed = re.findall(r'^\| ([\w.-]+) \|', (ROOT / 'docs/licences.md').read_text(), re.M)
+    assert set(pins) <= set(map(canonicalize_name, listed)), 'docs/licences.md is older than the lock: make lock'
 
 
 def test_every_extra_is_part_of_dev():

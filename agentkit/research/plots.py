@@ -11,7 +11,7 @@ __all__ = ['BOUNDS', 'BEFORE', 'AFTER', 'PROGRAMS', 'METHOD_NAMES', 'students', 
 # %% ../../notebooks/research/04_plots.ipynb #eb212ab2
 from pathlib import Path
 import pandas as pd
-from ..core.errors import AgentkitError
+from ..core.errors import AgentkitError, need
 from ..core.settings import path_of
 from ..envs.find import environments, find_env
 from ..evals import over_seeds
@@ -22,9 +22,7 @@ BEFORE, AFTER = '#de8f05', '#0173b2'
 
 
 def _figure(width=6.4, height=3.6):
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-
+    sns, plt = need('seaborn', 'lab'), need('matplotlib.pyplot', 'lab')
     sns.set_theme(style='whitegrid', font_scale=0.85)
     figure, axes = plt.subplots(figsize=(width, height), layout='constrained')
     plt.close(figure)  # shown by the caller, once
@@ -380,8 +378,7 @@ def filter_funnel(
     "A lying bar for each filter: how many records of which kind are left."
     if table.empty or not table['all'].iloc[0]:
         raise AgentkitError('no records in the table: nothing to draw')
-    import seaborn as sns
-
+    sns = need('seaborn', 'lab')
     kinds, left, labels = table.drop(columns='all'), table['all'], labels_of(env)
     figure, axes = _figure(7.2, 1.3 + 0.42 * len(table))
     start = left * 0
@@ -401,9 +398,7 @@ def calibration_plot(
     c,  # a `Calibration`
 ):
     "The confusion table of a judge, and the share of good cases at each rating with 95 % intervals."
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-
+    sns, plt = need('seaborn', 'lab'), need('matplotlib.pyplot', 'lab')
     if c.judged.empty:
         raise AgentkitError(f'{c.judge} judged none of {len(c.rows)} cases: nothing to draw')
     plt.close(_figure()[0])  # sets the style
@@ -450,8 +445,7 @@ def reliability_plot(
     tables: dict,  # name → a table from `responses.reliability`
 ):
     "The share of correct answers over the confidence, a panel a name, with 95 % intervals."
-    import matplotlib.pyplot as plt
-
+    plt = need('matplotlib.pyplot', 'lab')
     if not tables:
         raise AgentkitError('no table: nothing to draw')
     plt.close(_figure()[0])  # sets the style
