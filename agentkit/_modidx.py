@@ -2197,6 +2197,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'agentkit/training/trainer.py')},
             'agentkit.tuning.distill': { 'agentkit.tuning.distill.Distilled': ( 'tuning/distill.html#distilled',
                                                                                 'agentkit/tuning/distill.py'),
+                                         'agentkit.tuning.distill.Distilled.__repr__': ( 'tuning/distill.html#distilled.__repr__',
+                                                                                         'agentkit/tuning/distill.py'),
                                          'agentkit.tuning.distill.Distilled.losses': ( 'tuning/distill.html#distilled.losses',
                                                                                        'agentkit/tuning/distill.py'),
                                          'agentkit.tuning.distill._Course': ('tuning/distill.html#_course', 'agentkit/tuning/distill.py'),

@@ -41,7 +41,7 @@ class Note(View):
         return conversation(f'{state.first.text.split(".")[0]}. {state.now.text.splitlines()[-1]}', [])
 """
 
-FERRY = '''
+FERRY = """
 from agentkit.core.actions import Choice
 from agentkit.core.types import Hint, Observation, Task
 from agentkit.envs.base import Environment
@@ -119,7 +119,7 @@ class Leaking(Ferry):
         import os
 
         os._exit(3)
-'''
+"""
 
 
 def write(folder):
@@ -243,9 +243,13 @@ def test_a_student_learns_it_with_dagger(home, tmp_path):
 
 TEACHING = """
 import json, sys
+import pandas as pd
 from agentkit.agents.policy import Agent
 from agentkit.agents.programs import Expert
+from agentkit.evals import evaluate
 from agentkit.judges.expert import ExpertProgress
+from agentkit.research.plots import by_kind
+from agentkit.research.sweeps import results_of
 from agentkit.rollouts import Limits, Runner
 from agentkit.testing.stand_in import stand_in_lm
 from agentkit.tuning.distill import distill
@@ -265,18 +269,25 @@ with Runner(env, limits=Limits(max_steps=14), progress=False) as run:
     with ExpertProgress(env) as judge:
         verdicts = [judge.verdict(t).score for t in run(Expert(), tasks[:2])]
     varied = distill('local/nano', Expert(), tasks[:2], run, out + '/varied', train=dict(epochs=2, vary=env))
-print(json.dumps(dict(optimised=found.to_dict(), verdicts=verdicts, card=varied.card)))
+    rows = pd.DataFrame(results_of(dict(after=evaluate(varied.agent, tasks[1:3], run)))['by_kind'])
+figure = by_kind(rows.assign(student='nano', tasks=2, seed=0, env=env))
+labels = [t.get_text() for t in figure.axes[0].get_xticklabels()]
+print(json.dumps(dict(optimised=found.to_dict(), verdicts=verdicts, card=varied.card, labels=labels)))
 """
 
 
-def test_a_teacher_finds_a_better_prompt_and_rows_are_told_with_other_names(home, tmp_path):
+# a registered environment is what the tests of `tuning` use
+@pytest.mark.parametrize('home', [pytest.param('ferry', marks=pytest.mark.slow), 'river.ferry:Ferry'], indirect=True)
+def test_a_teacher_finds_a_better_prompt_and_a_figure_has_its_labels(home, tmp_path):
     pytest.importorskip('torch')
     result = python(TEACHING, home, tmp_path / 'out')
     optimised = result['optimised']
     assert optimised['kept'] and optimised['after']['success'] == 1
     assert optimised['prompts']['before'] == dict(instructions='You are the captain.', demos=[])
     assert 'The Elbe.' in optimised['prompts']['after']['demos'][0]['task']
-    assert result['verdicts'] == [1, 1] and result['card']['config']['vary'] == home[0]
+    assert result['verdicts'] == [1, 1]
+    assert result['card']['config']['vary'] == home[0]  # its rows were told with the names of other rivers
+    assert sorted(result['labels']) == ['A crowd', 'One or two']
 
 
 SWEEP = """
@@ -290,6 +301,7 @@ grid: {{student: [nano], tasks: [4], seed: [0]}}
 """
 
 
+@pytest.mark.slow
 def test_the_main_job_can_be_swept_over_it_and_its_report_has_its_labels(home, tmp_path, results):
     pytest.importorskip('papermill')
     env, where = home

@@ -113,7 +113,7 @@ def list_tasks(
 
 
 def env_settings(kind: type[Environment]) -> dict[str, str]:
-    "What settings.ini says in the section of this environment's name, else of its `module:Class`, else its own defaults."
+    "What settings.ini, or the environment, says in the section of its name or of its `module:Class`."
     return section(kind.name, section(f'{kind.__module__}:{kind.__qualname__}', kind.settings))
 
 
