@@ -1864,6 +1864,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'agentkit/testing/models.py'),
                                          'agentkit.testing.models._Script.complete': ( 'testing/models.html#_script.complete',
                                                                                        'agentkit/testing/models.py'),
+                                         'agentkit.testing.models.response': ('testing/models.html#response', 'agentkit/testing/models.py'),
                                          'agentkit.testing.models.scripted_lm': ( 'testing/models.html#scripted_lm',
                                                                                   'agentkit/testing/models.py')},
             'agentkit.testing.openai_server': { 'agentkit.testing.openai_server.PracticeServer': ( 'testing/openai_server.html#practiceserver',
