@@ -8,6 +8,7 @@ __all__ = ['COLUMNS', 'REPORT', 'VERSION', 'episode_table', 'summarise', 'Report
            'compare']
 
 # %% ../notebooks/evals.ipynb #c640f845
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 import pandas as pd
@@ -118,6 +119,7 @@ class Report:
     episodes: pd.DataFrame  # a row an episode, columns as in `COLUMNS`
     info: dict = field(default_factory=dict)  # what else to remember: environment, split, limits
     max_unmeasured: float = 0.02  # with a larger share of unmeasured episodes the rate is not to be trusted
+    labels: Mapping[str, str] = field(default_factory=dict, repr=False)  # kind → what a figure calls it
 
     @property
     def summary(self) -> dict:
@@ -254,7 +256,7 @@ def evaluate(
             return evaluate(policy, tasks, own, repeats, samples, seed, journal, max_unmeasured)
     episodes = run(policy, tasks, repeats, samples, seed, journal=journal)
     info = dict(env=run.id, split=tasks[0].split, repeats=repeats, seed=seed, max_steps=run.limits.max_steps)
-    return Report(policy.name, episode_table(episodes), info, max_unmeasured)
+    return Report(policy.name, episode_table(episodes), info, max_unmeasured, labels=run.kind.labels)
 
 # %% ../notebooks/evals.ipynb #bcbdec13
 def over_seeds(

@@ -1,4 +1,4 @@
-"The command line: helpful, one line for wrong input, JSON for machines; what a stranger installs is as good as ours."
+"The command line: helpful, one line for wrong input, JSON for machines."
 
 import json
 import os
@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from commands import session
 
 from agentkit.cli import COMMANDS, main
 
@@ -24,27 +24,6 @@ def agentkit(*argv, input='', **variables):
     env = {**os.environ, 'COLUMNS': '200', **{k: str(v) for k, v in variables.items()}}
     command = [sys.executable, '-m', 'agentkit.cli', *map(str, argv)]
     return subprocess.run(command, input=input, capture_output=True, text=True, env=env)
-
-
-SESSION = """
-import contextlib, io, json, sys
-from agentkit.cli import main
-
-results = []
-for line in sys.argv[1:]:
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        code = main(line.split())
-    results.append((code, out.getvalue(), err.getvalue()))
-print(json.dumps(results))
-"""
-
-
-def session(*typed, **variables):
-    "(exit code, standard output, standard error) of several commands in one process of their own."
-    env = {**os.environ, 'COLUMNS': '200', **{k: str(v) for k, v in variables.items()}}
-    run = subprocess.run([sys.executable, '-c', SESSION, *typed], capture_output=True, text=True, env=env)
-    assert run.returncode == 0, run.stderr[-1000:]
-    return json.loads(run.stdout.splitlines()[-1])
 
 
 def typed(capsys, *argv, code=0):
@@ -372,135 +351,3 @@ def test_sweep_report_and_mlflow(capsys, results, tmp_path):
     text = typed(capsys, 'sweep', path, code=1)
     assert 'too many' in text and '1 failed' in text
     assert 'names no report notebook' in error(capsys, 'report', path)
-
-
-# --- what somebody else installs ---
-
-LAMPS = """
-import os
-
-from agentkit.core.actions import Choice
-from agentkit.core.types import Hint, Observation, Task
-from agentkit.core.views import View, conversation
-from agentkit.envs.base import Environment
-from agentkit.envs.find import env_settings
-
-
-class Short(View):
-    name, instructed = 'short', False
-
-    def messages(self, state):
-        return conversation(f'{len(state.steps)} switched', [])
-
-
-class Lamps(Environment):
-    "Switch on one lamp after the other."
-
-    name = 'lamps'
-    splits = ('practice', 'exam')
-    labels = dict(row='Lamps in a row')
-    views = dict(short=Short)
-    student_view = 'short'
-    settings = dict(colour='red')
-
-    def __init__(
-        self,
-        lamps: int = 2,  # how many
-    ):
-        self.lamps, self.colour = lamps, env_settings(type(self))['colour']
-
-    @classmethod
-    def tasks(cls, split, n=None, seed=0):
-        return [Task(f'{split}/{i}', 'lamps', kind='row', split=split) for i in range(3 if n is None else n)]
-
-    def reset(self, task, seed=0):
-        self.on = 0
-        return self._see(f'A row of {self.colour} lamps. Switch on {self.lamps}.')
-
-    def step(self, action):
-        self.on += action == 'switch'
-        return self._see(f'{self.on} shine.')
-
-    def _see(self, text):
-        done = self.on == self.lamps
-        return Observation(text, Choice(('switch', 'wait')), float(done), done, float(done))
-
-    def expert(self):
-        return Hint('switch', 'light')
-
-    def progress(self):
-        return self.on / self.lamps
-
-
-class Dead(Lamps):
-    def step(self, action):
-        os._exit(3)
-"""
-
-
-@pytest.fixture
-def stranger(tmp_path):
-    "The variables under which a package of somebody else is installed, and has its section in settings.ini."
-    site, project = tmp_path / 'site', tmp_path / 'project'
-    (site / 'stranger-1.0.dist-info').mkdir(parents=True)
-    project.mkdir()
-    (site / 'stranger.py').write_text(LAMPS)
-    (site / 'stranger-1.0.dist-info/METADATA').write_text('Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n')
-    (site / 'stranger-1.0.dist-info/entry_points.txt').write_text('[agentkit.envs]\nlamps = stranger:Lamps\n')
-    (project / 'settings.ini').write_text('[environments]\ndefault = lamps\n\n[lamps]\ncolour = blue\n')
-    return dict(PYTHONPATH=f'{site}{os.pathsep}{ROOT}', AGENTKIT_ROOT=project)
-
-
-def test_a_strangers_environment_is_in_the_help(stranger):
-    helped, listed, misspelt = session('evaluate --help', 'env list --json', 'tasks --env lamp', **stranger)
-    assert all(text in helped[1] for text in ('lamps', 'practice, exam', '[default: lamps]'))
-    card = json.loads(listed[1])['lamps']
-    assert card['options'] == dict(lamps='2') and card['settings'] == dict(colour='red')
-    assert card['splits'] == ['practice', 'exam'] and 'short' in card['views']
-    assert misspelt[0] == 2 and "did you mean 'lamps'?" in misspelt[2]
-
-
-@pytest.mark.parametrize('env', ['lamps', 'stranger:Lamps'])
-def test_a_strangers_environment_does_all_that_ours_do(env, stranger, results):
-    runs = session(
-        f'tasks --env {env}',
-        f'env check {env} --option lamps=3',
-        f'play --env {env} --policy expert --option lamps=3',
-        f'evaluate --env {env} --policy expert --option lamps=4 --json',
-        f'evaluate --env {env} --policy random-reader --tasks 1 --json',
-        **stranger,
-    )
-    assert [code for code, _, _ in runs] == [0] * 5, runs
-    listed, checked, played, measured, read = (out for _, out, _ in runs)
-    assert f'3 tasks in {env}/practice: 3 Lamps in a row' in listed
-    assert 'keeps what it promises' in checked
-    assert 'A row of blue lamps' in played and 'won after 3 steps' in played
-    assert json.loads(measured)['summary']['steps'] == 4
-    assert json.loads(read)['summary']['policy'] == 'random-reader' and json.loads(read)['info']['split'] == 'exam'
-
-
-@pytest.mark.parametrize('env', ['lamps', 'stranger:Lamps'])
-def test_a_strangers_environment_can_be_learned(env, stranger, results, tmp_path):
-    pytest.importorskip('torch')
-    command = f'distill --env {env} --option lamps=3 --tasks 2 --epochs 1 --out {tmp_path}/student --json'
-    ((code, _, err),) = session(command, **stranger)
-    assert code == 0, err
-    rows = [json.loads(line) for line in (tmp_path / 'student/rows.jsonl').read_text().splitlines()]
-    contents = [m['content'] for row in rows for m in row['messages']]
-    assert '2 switched' in contents and not any('lamps' in c for c in contents)  # it learns what its view shows
-
-
-def test_a_rate_that_is_not_to_be_trusted_is_exit_code_1(stranger, results):
-    command = 'evaluate --env stranger:Dead --policy expert --tasks 1 --workers 1'
-    machine, person = session(f'{command} --json', command, **stranger)
-    assert machine[0] == 1 and json.loads(machine[1])['trusted'] is False
-    assert person[0] == 1 and 'was not measured' in person[1]
-
-
-def test_a_broken_package_breaks_nothing_else(stranger):
-    site = Path(stranger['PYTHONPATH'].split(os.pathsep)[0])
-    (site / 'stranger.py').write_text('import no_such_package')
-    variables = dict(stranger, AGENTKIT_ENVIRONMENTS_DEFAULT='corridor')
-    listed, other, own = session('env list --json', 'tasks --env corridor', 'tasks --env lamps', **variables)
-    assert 'no_such_package' in json.loads(listed[1])['lamps']['error'] and other[0] == 0
-    assert own[0] == 2 and 'no_such_package' in own[2]

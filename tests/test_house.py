@@ -172,6 +172,13 @@ def test_packages_import_nothing():
         assert not [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))], path
 
 
+def test_the_plan_of_the_house_names_every_room_and_every_guide():
+    plan = (ROOT / 'CONTRIBUTING.md').read_text().partition('## Find the room')[2].partition('\n## ')[0]
+    assert {r for r in LEVEL if f'`{r}`' not in plan} == set()
+    guides = sorted((ROOT / 'notebooks/guides').glob('*.ipynb'))
+    assert guides and [g.name for g in guides if f'(notebooks/guides/{g.name})' not in plan] == []
+
+
 # --- the words of one environment ---
 
 # what only household games say: their names, their things, their commands, the packages that play them

@@ -231,4 +231,4 @@ def test_outputs_say_nothing_of_the_machine_that_made_them():
 
 
 def test_the_front_page_is_short():
-    assert len((ROOT / 'README.md').read_text().splitlines()) <= 120
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 100

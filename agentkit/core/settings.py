@@ -38,10 +38,10 @@ def _check_key(section, key, known, where):
 
 
 def _check_section(section, where):
-    "A section is one of the kit's, or has the name of an environment, which checks its keys when it is used."
+    "A section is one of the kit's, or has the name of an environment (or module:Class), which checks its keys itself."
     if section not in DEFAULTS and ':' not in section and section not in _environments():
         known = ', '.join([*DEFAULTS, *_environments()])
-        raise AgentkitError(f'{where}: unknown section [{section}]; known: {known}')
+        raise AgentkitError(f'{where}: unknown section [{section}]; known: {known}, or module:Class')
 
 
 @functools.cache

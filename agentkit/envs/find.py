@@ -8,6 +8,7 @@ __all__ = ['GROUP', 'environments', 'target_of', 'resolve', 'find_env', 'make_en
 
 # %% ../../notebooks/envs/02_find.ipynb #a33f311a
 import functools, importlib, inspect
+from dataclasses import replace
 from importlib.metadata import entry_points
 from ..core.errors import AgentkitError, meant
 from ..core.settings import section
@@ -106,12 +107,14 @@ def list_tasks(
     check_options(kind, options)
     taken = inspect.signature(kind.tasks).parameters
     any_name = any(p.kind is p.VAR_KEYWORD for p in taken.values())
-    return kind.tasks(split, n, seed, **{k: v for k, v in options.items() if any_name or k in taken})
+    tasks = kind.tasks(split, n, seed, **{k: v for k, v in options.items() if any_name or k in taken})
+    unknown = ':' in env and environments().get(kind.name) != env  # nobody could look it up by its own name
+    return [replace(t, env=env) if unknown and t.env == kind.name else t for t in tasks]
 
 
 def env_settings(kind: type[Environment]) -> dict[str, str]:
-    "What settings.ini, or the environment, says in the section of this environment's name."
-    return section(kind.name, kind.settings)
+    "What settings.ini, or the environment, says in the section of its name or of its `module:Class`."
+    return section(kind.name, section(f'{kind.__module__}:{kind.__qualname__}', kind.settings))
 
 
 def identity(

@@ -127,7 +127,8 @@ def by_kind(kinds: pd.DataFrame, tasks: int | None = None):
     series += [(f'{s}, {tasks} tasks', g, f'C{i}') for i, (s, g) in enumerate(picked.groupby('student'))]
     series += [('expert', kinds[kinds['student'] == 'expert'], BOUNDS['expert'])]
     series = [(n, g.set_index('kind'), c) for n, g, c in series if len(g)]
-    labels = labels_of(picked['env'].iloc[0]) if 'env' in picked else {}
+    written = dict(zip(picked['kind'], picked['label'])) if 'label' in picked else {}
+    labels = (labels_of(picked['env'].iloc[0]) if 'env' in picked else {}) or written
     order = sorted(picked['kind'].unique(), key=lambda k: (list(labels).index(k) if k in labels else len(labels), k))
     figure, axes = _figure(width=7.6)
     width = 0.8 / len(series)

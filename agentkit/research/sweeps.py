@@ -185,7 +185,8 @@ def results_of(
             clock |= {**(_seconds(distilled) if distilled else {}), **timings}
         rows.append({**row, **columns.get(phase, {})})
         clocks.append(clock)
-        kinds += [dict(phase=phase, **k) for k in report.by_kind.drop(columns='seconds').to_dict('records')]
+        by_kind = report.by_kind.drop(columns='seconds').to_dict('records')
+        kinds += [dict(phase=phase, label=report.labels.get(k['kind'], k['kind']), **k) for k in by_kind]
         played = report.episodes[['task', 'kind', 'seed', 'success', 'steps', 'termination']]
         episodes += [dict(phase=phase, **e) for e in played.to_dict('records')]
     tables = dict(by_kind=kinds, episodes=episodes)

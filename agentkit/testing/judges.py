@@ -9,9 +9,9 @@ __all__ = ['stand_in_judge']
 import json, threading
 from collections import Counter
 import dspy
-from dspy import lm15
 from ..core.store import rng
 from ..judges.language import read_sections
+from .models import response
 
 # %% ../../notebooks/testing/03_judges.ipynb #a0290e5d
 _OPPOSITE = dict(first='second', second='first', tie='tie')
@@ -31,13 +31,7 @@ class _StandIn:
         question = next(m.text for m in request.messages if m.role == 'user')
         text = self._answer(question, request.config.response_format['schema'], request.config.temperature)
         words = sum(len(m.text.split()) for m in request.messages)
-        return lm15.Response(
-            id=None,
-            model=request.model,
-            message=lm15.Message.assistant(text),
-            finish_reason='stop',
-            usage=lm15.Usage(input_tokens=words, output_tokens=len(text.split())),
-        )
+        return response(request, text, words)
 
     def _answer(self, question, schema, temperature):
         with self._lock:

@@ -8,10 +8,10 @@ __all__ = ['GOAL', 'episode_of', 'stand_in_lm']
 # %% ../../notebooks/testing/05_stand_in.ipynb #2389b497
 from collections.abc import Callable
 import dspy
-from dspy import lm15
 from ..core.errors import AgentkitError
 from ..core.store import digest, rng
 from ..core.types import transcript
+from .models import response
 
 # %% ../../notebooks/testing/05_stand_in.ipynb #9b672af0
 GOAL = 'Your task is to:'  # stands in the first observation of each episode
@@ -62,13 +62,7 @@ class _StandIn:
         instructions = system if isinstance(system, str) else ''.join(p.text for p in system)
         text = self.action(instructions, messages)
         words = len(instructions.split()) + sum(len(m['content'].split()) for m in messages)
-        return lm15.Response(
-            id=None,
-            model=request.model,
-            message=lm15.Message.assistant(text),
-            finish_reason='stop',
-            usage=lm15.Usage(input_tokens=words, output_tokens=len(text.split())),
-        )
+        return response(request, text, words)
 
 
 def stand_in_lm(

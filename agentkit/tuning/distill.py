@@ -26,7 +26,7 @@ from ..rollouts import Runner
 from ..training.providers import provider_of
 
 # %% ../../notebooks/tuning/02_distill.ipynb #8e8d7c19
-@dataclass
+@dataclass(repr=False)
 class Distilled:
     "A trained student and what it was made of."
 
@@ -35,14 +35,18 @@ class Distilled:
     card: dict  # the model card: steps, tokens, losses, hashes
     rows: int  # fine-tuning rows
     corrections: int = 0  # other answers to learn than the ones given in the episodes
-    demonstrations: list[Trajectory] = field(default_factory=list, repr=False)  # what the teacher played
-    others: list[Trajectory] = field(default_factory=list, repr=False)  # what others played, and was learned from
-    costs: list[dict] = field(default_factory=list, repr=False)  # of each round: episodes, corrections, tokens, seconds
+    demonstrations: list[Trajectory] = field(default_factory=list)  # what the teacher played
+    others: list[Trajectory] = field(default_factory=list)  # what others played, and was learned from
+    costs: list[dict] = field(default_factory=list)  # of each round: episodes, corrections, tokens, seconds
 
     @property
     def losses(self):
         "The training losses as a table."
         return provider_of(self.agent.lm).losses(self.agent.name)
+
+    def __repr__(self):
+        loss, learned = self.card['losses'], f'{self.rows} rows with {self.corrections} corrections'
+        return f'Distilled({self.agent.name!r}: {learned}, loss {loss["first"]:.3f} → {loss["last"]:.3f})'
 
 # %% ../../notebooks/tuning/02_distill.ipynb #871b5403
 def distill_from(

@@ -4,6 +4,7 @@ import http.server, json, shutil, subprocess, sys, threading
 
 import dspy
 import pytest
+from toys import DESKS
 
 from agentkit.agents.policy import SETTINGS, Agent, ConversationAdapter
 from agentkit.agents.programs import Chance, Expert, Explorer, Guided, Program
@@ -297,17 +298,8 @@ def student():
     from agentkit.training.bases import make_nano
     from agentkit.training.trainer import TrainConfig, finetune
 
-    rows = [
-        dict(
-            messages=[
-                dict(role='user', content=f'Find the mug {i}. You see a desk 1.'),
-                dict(role='assistant', content='go to desk 1'),
-            ]
-        )
-        for i in range(4)
-    ]
-    base = make_nano(rows, size='tiny', vocabulary=300)
-    trained = finetune(base, rows, TrainConfig.of('nano', epochs=2), progress=False)
+    base = make_nano(DESKS, size='tiny', vocabulary=300)
+    trained = finetune(base, DESKS, TrainConfig.of('nano', epochs=2), progress=False)
     yield student_agent(make_lm(f'local/{trained.id}', slots=1, context=512), view='full')
     from agentkit.models.serving import stop_servers
 

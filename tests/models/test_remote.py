@@ -15,6 +15,7 @@ import dspy
 import pytest
 from dspy import lm15
 from hypothesis import given, strategies as st
+from toys import DESKS
 
 from agentkit.agents.policy import THINK, Agent
 from agentkit.agents.reply import read_reply
@@ -531,39 +532,14 @@ def test_the_command_line_takes_an_address_and_writes_it_nowhere(server, results
     from agentkit.cli import main
 
     server.otherwise = (200, chat('forward'))
-    assert not main(
-        [
-            'evaluate',
-            '--env',
-            'corridor',
-            '--policy',
-            f'openai/parrot@{server.url}',
-            '--split',
-            'train',
-            '--tasks',
-            '2',
-            '--workers',
-            '1',
-        ]
+    play = lambda model: main(
+        f'evaluate --env corridor --policy openai/{model}@{server.url} --split train --tasks 2 --workers 1'.split()
     )
+    assert not play('parrot')
     assert 'openai/parrot' in capsys.readouterr().out
     written = [p.read_text() for p in results.rglob('*') if p.is_file()]
     assert len(written) >= 3 and not any('127.0.0.1' in text or str(server.server_port) in text for text in written)
-    assert main(
-        [
-            'evaluate',
-            '--env',
-            'corridor',
-            '--policy',
-            f'openai/parot@{server.url}',
-            '--split',
-            'train',
-            '--tasks',
-            '2',
-            '--workers',
-            '1',
-        ]
-    )
+    assert play('parot')
     assert 'no such model; it offers' in capsys.readouterr().err
 
 
@@ -997,18 +973,9 @@ def nano(tmp_path_factory):
     from agentkit.models import serving
     from agentkit.training.bases import make_nano
 
-    rows = [
-        dict(
-            messages=[
-                dict(role='user', content=f'Find the mug {i}. You see a desk 1.'),
-                dict(role='assistant', content='go to desk 1'),
-            ]
-        )
-        for i in range(4)
-    ]
     with pytest.MonkeyPatch.context() as m:
         m.setenv('AGENTKIT_PATHS_DATA', str(tmp_path_factory.mktemp('data')))
-        served = serving.serve(make_nano(rows, size='tiny', vocabulary=300), slots=2, context=1024, threads=1)
+        served = serving.serve(make_nano(DESKS, size='tiny', vocabulary=300), slots=2, context=1024, threads=1)
         yield served
         serving.stop_servers(served.model)
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from toys import DESKS as ROWS
 from agentkit.core.actions import Choice, ToolCall, json_fields
 from agentkit.core.errors import AgentkitError, EpisodeError
 from agentkit.core.store import read_json, write_json
@@ -18,15 +19,6 @@ from agentkit.models.store import file_sha256, model_dir  # noqa: E402
 from agentkit.training.bases import make_nano  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore:Passing OpenAI-style message dictionaries')
-ROWS = [
-    dict(
-        messages=[
-            dict(role='user', content=f'Find the mug {i}. You see a desk 1.'),
-            dict(role='assistant', content='go to desk 1'),
-        ]
-    )
-    for i in range(4)
-]
 ASK = [dict(role='system', content='Play.'), dict(role='user', content='You see a desk 1 and a shelf 12.')]
 
 

@@ -474,45 +474,17 @@ def test_a_span_that_cannot_be_cleaned_is_emptied(store, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'text, kept',
+    'text, left',
     [
-        ('go to shelf 1', True),
-        ('openai/tiny@http://127.0.0.1:8080/v1', True),
-        ('max_tokens=200, tokens: 12', True),
-        ('a token of love', True),
-        ('', True),
-        ('key: shelf', True),
-        ('ollama_chat/llama3.1:8b@http://127.0.0.1:1/v1', True),
-        ('On the shelf 1: a mug@home', True),
-        ('at 12:30 @ home', True),
-        ('http://me:secretword@host/v1', False),
-        ('sk-' + 'abcdefghijklmnop1234', False),
-        ('Authorization: Bearer abcdefgh12345', False),
-        ("LM(model, api_key='secretword')", False),
-        ('?api_key=secretword&x=1', False),
-        ('password: secretword', False),
-        ('failed to connect to me:secretword@127.0.0.1:80', False),
+        ('go to shelf 1, max_tokens=200', 'go to shelf 1, max_tokens=200'),
+        ('my key is glpat-' + 'aB3' * 6, 'my key is ***'),
+        ('http://secretword@host/v1', 'http://***@host/v1'),
     ],
+    ids=('nothing', 'key', 'word'),
 )
-def test_what_is_taken_out(text, kept):
-    assert (_redactor()(text) == text) == kept
-    if not kept:
-        assert not any(w in _redactor()(text) for w in ('secretword', 'abcdefgh'))
-
-
-@pytest.mark.parametrize(
-    'secret',
-    [
-        'AKIA' + 'IOSFODNN7EXAMPLE',
-        'eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.' + 'aB3' * 12,
-        '-----BEGIN RSA PRIVATE KEY-----\n' + 'aB3' * 12,
-        'AIza' + 'Sy0-_' * 7,
-        'glpat-' + 'aB3' * 6,
-    ],
-    ids=lambda s: s[:6],
-)
-def test_a_key_that_shows_by_its_form_is_taken_out(secret):
-    assert _redactor()(f'my key is {secret}') == 'my key is ***'
+def test_what_is_taken_out_leaves_a_mark(text, left):
+    "What else is found is tested in core."
+    assert _redactor()(text) == left
 
 
 def test_what_is_secret_by_its_name():

@@ -8,6 +8,7 @@ import dspy
 import pytest
 from dspy.clients.utils_finetune import TrainingStatus
 from dspy.utils import DummyLM
+from toys import GAMES as ROWS
 
 from agentkit.agents.policy import Agent, ConversationAdapter, demonstration
 from agentkit.agents.programs import Chance, Expert, Explorer, Program
@@ -29,22 +30,6 @@ from agentkit.training.providers import provider_of
 pytest.importorskip('torch')
 pytestmark = pytest.mark.filterwarnings('ignore:Passing OpenAI-style message dictionaries')
 TASKS = Corridor.tasks('train', 6)
-
-
-def episode(thing, place, n=3):
-    messages = [
-        dict(role='system', content='Play the game.'),
-        dict(role='user', content=f'Your task is to: put the {thing} on the {place}.'),
-    ]
-    for i in range(n):
-        messages += [
-            dict(role='assistant', content=f'go to {place} {i + 1}'),
-            dict(role='user', content=f'On the {place} {i + 1}, you see a {thing} {i}.'),
-        ]
-    return dict(messages=messages + [dict(role='assistant', content=f'take {thing} {n} from {place} {n}')])
-
-
-ROWS = [episode(t, p, n) for t in ('mug', 'book', 'key') for p, n in (('shelf', 2), ('desk', 4), ('drawer', 6))]
 
 
 @pytest.fixture(scope='module', autouse=True)

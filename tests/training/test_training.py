@@ -3,6 +3,7 @@
 import dataclasses, importlib.util, json, os, random, shutil, subprocess, sys, threading, time
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from toys import GAMES as ROWS, episode
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import Journal
 from agentkit.data.rows import call_rows
@@ -25,20 +26,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def episode(thing, place, n=3):
-    messages = [
-        dict(role='system', content='Play the game.'),
-        dict(role='user', content=f'Your task is to: put the {thing} on the {place}.'),
-    ]
-    for i in range(n):
-        messages += [
-            dict(role='assistant', content=f'go to {place} {i + 1}'),
-            dict(role='user', content=f'On the {place} {i + 1}, you see a {thing} {i}.'),
-        ]
-    return dict(messages=messages + [dict(role='assistant', content=f'take {thing} {n} from {place} {n}')])
-
-
-ROWS = [episode(t, p, n) for t in ('mug', 'book', 'key') for p, n in (('shelf', 2), ('desk', 4), ('drawer', 6))]
 FAST = TrainConfig.of('nano', epochs=3, batch_tokens=512, dtype='float32')
 
 
