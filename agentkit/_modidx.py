@@ -1696,6 +1696,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'agentkit.research.sweeps._seconds': ( 'research/sweeps.html#_seconds',
                                                                                  'agentkit/research/sweeps.py'),
                                           'agentkit.research.sweeps._stop': ('research/sweeps.html#_stop', 'agentkit/research/sweeps.py'),
+                                          'agentkit.research.sweeps._tags': ('research/sweeps.html#_tags', 'agentkit/research/sweeps.py'),
                                           'agentkit.research.sweeps._takes': ('research/sweeps.html#_takes', 'agentkit/research/sweeps.py'),
                                           'agentkit.research.sweeps._texts': ('research/sweeps.html#_texts', 'agentkit/research/sweeps.py'),
                                           'agentkit.research.sweeps._training': ( 'research/sweeps.html#_training',

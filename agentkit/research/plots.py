@@ -50,7 +50,10 @@ def finished(
     "The rows of runs that ended well; a column that no run has written yet is there, and empty."
     rows = table[table['status'] == 'ok'] if 'status' in table else table
     rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, *columns])))
-    return rows.fillna({k: v for k, v in dict(student='nano', seed=0).items() if k in columns})
+    for name, default in dict(student='nano', seed=0).items():  # of the notebooks
+        if name in columns and rows[name].isna().any():
+            rows[name] = rows[name].astype(object).fillna(default).infer_objects()
+    return rows
 
 
 RATES = ('success', 'ci_low', 'ci_high', 'wins', 'n', 'steps')

@@ -42,7 +42,11 @@ def read_notebook(
 def _code(content):
     "The source and the tags of each code cell."
     cells = [c for c in content['cells'] if c['cell_type'] == 'code']
-    return [(''.join(c['source']), c['metadata'].get('tags', [])) for c in cells]
+    return [(''.join(c['source']), _tags(c)) for c in cells]
+
+
+def _tags(cell):
+    return cell['metadata'].get('tags') or []
 
 
 def parameters(
@@ -63,8 +67,9 @@ def _parameters(path, content):
         raise AgentkitError(f'{path}: the cell with the parameters is not Python: {e}') from e
     for s in statements:
         if not _is_plain(s):
+            line = ' '.join(ast.get_source_segment(source, s).split())
             raise AgentkitError(
-                f'{path}: `{ast.get_source_segment(source, s)}` does not belong into the cell with the parameters: '
+                f'{path}: `{line}` does not belong into the cell with the parameters: '
                 'it holds lines such as `name = 3`, with a plain value'
             )
     return {name: _about(s, source, known.get(name, '')) for s in statements for name in assigned(s)}
@@ -137,6 +142,7 @@ def _mismatch(name, value, about):
         hint = ' (a text such as yes, no, on or off needs quotes in YAML)'
     if kind == 'str' and 'float' in takes:
         hint = ' (a number has no quotes, and one with a power has a point and a sign: 1.0e-3)'
+    takes -= {'int'} if 'float' in takes else set()
     words, wider = ' or '.join(WORDS[t] for t in WORDS if t in takes), ' | '.join([*sorted(takes), kind])
     return f'it takes {words}, not {value!r}{hint}; a notebook that takes both says `{name}: {wider} = {default}`'
 
@@ -501,8 +507,8 @@ def _filled(content, params):
     "The notebook with these values behind its cell of parameters."
     values = ''.join(f'{k} = {v!r}\n' for k, v in params.items())
     added = dict(cell_type='code', id='parameters', metadata=dict(tags=['injected-parameters']), source=values)
-    cells = [c for c in content['cells'] if 'injected-parameters' not in c['metadata'].get('tags', [])]
-    at = next((i for i, c in enumerate(cells, 1) if 'parameters' in c['metadata'].get('tags', [])), 0)
+    cells = [c for c in content['cells'] if 'injected-parameters' not in _tags(c)]
+    at = next((i for i, c in enumerate(cells, 1) if 'parameters' in _tags(c)), 0)
     return {**content, 'cells': [*cells[:at], dict(added, outputs=[], execution_count=None), *cells[at:]]}
 
 
@@ -890,7 +896,7 @@ def missing(experiment: str) -> pd.DataFrame:
     "The cells of which the tables have no numbers: what failed, is stale, or has not run."
     summary = read_table(experiment)
     planned = _read_csv(_local(experiment, 'plan')) if _local(experiment, 'plan').is_file() else summary
-    about = summary.drop_duplicates('run').set_index('run')[['status', 'error']]
+    about = summary.drop_duplicates('run').set_index('run')[['status', 'error']].astype(object)
     ok = about.index[about['status'] == 'ok']
     left = planned[~planned['run'].isin(ok)].drop(columns=['status', 'error'], errors='ignore').join(about, on='run')
     given = [c for c in left if c in about or left[c].notna().any()]
