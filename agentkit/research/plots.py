@@ -218,7 +218,7 @@ def efficiency_curves(
 def _lines(episodes):
     "The line that each episode belongs to: the student, what it had read before, and how it learned."
     rows = finished(episodes, 'student', 'method', 'base_games', 'tasks')
-    base, method = rows['base_games'].fillna(0), rows['method'].fillna('demos')
+    base, method = rows['base_games'].fillna(0), rows['method'].astype(object).fillna('demos')
     return [_line(*about) for about in zip(rows['student'], base, method, rows['tasks'])]
 
 
@@ -231,7 +231,7 @@ def _line(student, base, method, tasks):
 
 def show_curves(curves: pd.DataFrame) -> pd.DataFrame:
     "The curves as people read them."
-    percent = '{:.1%}'.format
+    percent, curves = '{:.1%}'.format, finished(curves, 'name', 'tasks', 'seeds', 'worst', 'best', *RATES)
     return pd.DataFrame(
         {
             'policy': curves['name'],
@@ -323,7 +323,7 @@ def show_rates(
     "The conditions as people read them, best first, with what a success cost."
     ok = finished(summary, *by, *RATES).sort_values('success', ascending=False, kind='stable')
     known = lambda form: lambda x: form.format(x) if pd.notna(x) else '–'
-    out = pd.DataFrame({c: ok[c].fillna('') for c in by} | _read(ok))
+    out = pd.DataFrame({c: ok[c].astype(object).fillna('') for c in by} | _read(ok))
     for column, name, form in (
         ('tokens_per_success', 'tokens a success', '{:,.0f}'),
         ('dollars_per_success', '$ a success', '{:.4f}'),
@@ -339,8 +339,6 @@ def show_bits(
 ) -> pd.DataFrame:
     "Success, size and speed of each type, as people read them."
     t, percent = _with_speed(summary, timings), '{:.1%}'.format
-    if t.empty:
-        raise AgentkitError('no finished run in the summary: nothing to show')
     return pd.DataFrame(
         {
             'won': [f'{w:g}/{n:g}' for w, n in zip(t['wins'], t['n'])],

@@ -492,14 +492,14 @@ class _Log:
     "A stream that may be gone, as a closed terminal is: the work goes on."
 
     def __init__(self, stream):
-        self.stream = stream
+        self.stream = stream or io.StringIO()
 
     def write(self, text):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self.stream.write(text)
 
     def flush(self):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self.stream.flush()
 
 
@@ -896,7 +896,7 @@ def missing(experiment: str) -> pd.DataFrame:
     "The cells of which the tables have no numbers: what failed, is stale, or has not run."
     summary = read_table(experiment)
     planned = _read_csv(_local(experiment, 'plan')) if _local(experiment, 'plan').is_file() else summary
-    about = summary.drop_duplicates('run').set_index('run')[['status', 'error']].astype(object)
+    about = summary.drop_duplicates('run').set_index('run').reindex(columns=['status', 'error']).astype(object)
     ok = about.index[about['status'] == 'ok']
     left = planned[~planned['run'].isin(ok)].drop(columns=['status', 'error'], errors='ignore').join(about, on='run')
     given = [c for c in left if c in about or left[c].notna().any()]
