@@ -521,6 +521,8 @@ def execute(
 ):
     "Run a notebook with these parameters from the project folder and keep the copy."
     pm, kernels = need('papermill', 'lab'), kernels or Kernels()
+    if kernels.ending.is_set():
+        raise KeyboardInterrupt
     content = notebook if isinstance(notebook, dict) else read_notebook(notebook)
     often = 1 if log and log.isatty() else 30  # seconds between two words of a bar
     begin = f"import os; os.environ.update(AGENTKIT_PROGRESS='text', TQDM_MININTERVAL='{often}')"
@@ -656,8 +658,8 @@ def run_cell(
         _forget(cell)
         write_json(cell.folder / 'params.json', cell.written)
         write_json(cell.folder / 'stamp.json', stamp())
-        began = time.time()
-        error = _attempt(cell, sys.stderr if progress else None, kernels) or _edited(cell, began)
+        began, kit = time.time(), {p: _digest(p) for p in Path(__file__).resolve().parents[1].rglob('*.py')}
+        error = _attempt(cell, sys.stderr if progress else None, kernels) or _edited(cell, began, kit)
         about = dict(run=cell.run, status='failed' if error else 'ok', error=error)
         if error:
             (cell.folder / 'result.json').unlink(missing_ok=True)  # it failed after `finish`
@@ -704,11 +706,12 @@ def _attempt(cell, log, kernels):
     return 'the notebook ended without a result: its last cell must call finish(out, ...)'
 
 
-def _edited(cell, began):
+def _edited(cell, began, before):
     "Words for a run whose code was edited under it: nobody knows which numbers are whose."
-    for place in read_json(cell.folder / 'code.json'):
+    for place, now in read_json(cell.folder / 'code.json').items():
         path = root() / place
-        if not path.is_file() or began < path.stat().st_mtime <= time.time():
+        written = path.is_file() and began < path.stat().st_mtime <= time.time()
+        if now != _digest(path) or (now != before[path] if path in before else written):
             return f'{place} was edited while this ran: the same command runs it again'
     return ''
 
