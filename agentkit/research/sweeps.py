@@ -533,7 +533,7 @@ def execute(
             pm.execute_notebook(
                 given,
                 copy,
-                cwd=str(root()),
+                resources=dict(metadata=dict(path=str(root()))),  # not cwd=: that moves this process and its threads
                 kernel_name='python3',
                 kernel_manager_class=kernels.kind(),
                 progress_bar=False,
