@@ -8,15 +8,20 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import yaml
+from conftest import ROOT
 
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import digest, read_json, write_json
 from agentkit.research.sweeps import (
+    Kernels,
     check_parameters,
     collect,
+    ended,
     finish,
     parameters,
     plan_cells,
@@ -95,8 +100,9 @@ def test_a_second_run_runs_nothing(tmp_path, results):
 
 def test_cells_in_parallel_give_the_same_table(tmp_path, results):
     cells = plan_cells(read_plan(plan(tmp_path, DOUBLE)))
-    serial = sweep(cells, progress=False)
+    serial, where = sweep(cells, progress=False), os.getcwd()
     assert sweep(cells, jobs=3, fresh=True, progress=False).equals(serial)
+    assert os.getcwd() == where, 'whoever calls it stays where they are'
 
 
 def test_a_failed_cell_is_a_failed_row_and_exit_code_1(tmp_path, results):
@@ -275,15 +281,48 @@ def test_collect_reads_what_has_ended(tmp_path, results):
     assert list(collect(cells)['status']) == ['ok', 'failed']
 
 
-def test_an_interrupt_ends_the_running_notebook_and_the_sweep(tmp_path, results):
-    slow = "import time\nfrom pathlib import Path\nPath(out, 'begun').touch()\ntime.sleep(600)\n" + DOUBLE
-    command = [sys.executable, '-m', 'agentkit.cli', 'sweep', str(plan(tmp_path, slow))]
+BEGUN = """
+import os, pathlib, signal, subprocess, time
+begun = lambda child: pathlib.Path(out, 'begun').write_text(f'{os.getpid()} {child}')
+"""
+STARTS = {
+    'a program': "begun(subprocess.Popen(['sleep', '600']).pid)\ntime.sleep(600)\n",
+    'a worker, and hears nothing': 'signal.signal(signal.SIGINT, signal.SIG_IGN)\n'
+    'from agentkit.envs.pool import EnvPool\n'
+    "with EnvPool('household', 1).session() as env:\n    begun(env._worker.pid)\n    time.sleep(600)\n",
+}
+
+
+def running(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    'starts, number, code',
+    [
+        ('a program', signal.SIGINT, 130),
+        ('a program', signal.SIGTERM, 143),
+        ('a program', signal.SIGHUP, 129),
+        ('a worker, and hears nothing', signal.SIGINT, 130),
+    ],
+)
+def test_an_interrupt_ends_the_running_notebooks_and_the_sweep(tmp_path, results, starts, number, code):
+    path = plan(tmp_path, BEGUN + STARTS[starts] + DOUBLE)
+    command = [sys.executable, '-m', 'agentkit.cli', 'sweep', str(path), '--jobs', '2']
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-    while not list(results.rglob('begun')) and process.poll() is None:
+    while len(begun := [f for f in results.rglob('begun') if f.read_text()]) < 2 and process.poll() is None:
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    assert process.wait(300) == 130  # half of what the cell would have taken
-    assert len(list(results.rglob('begun'))) == 1 and not list(results.rglob('status.json'))
+    started = [int(pid) for file in begun for pid in file.read_text().split()]
+    os.killpg(process.pid, number)  # as a terminal does
+    if starts != 'a program':
+        time.sleep(0.5)
+        os.killpg(process.pid, number)  # asked again: at once
+    assert process.wait(300) == code  # half of what the cells would have taken
+    deadline = time.time() + 120
+    while any(map(running, started)) and time.time() < deadline:
+        time.sleep(0.1)
+    assert len(started) == 4 and not any(map(running, started)), 'nothing is left running'
+    assert not list(results.rglob('status.json'))
 
 
 def test_keys_and_addresses_stay_out_of_all_files(tmp_path, results, monkeypatch):
@@ -301,3 +340,110 @@ def test_keys_and_addresses_stay_out_of_all_files(tmp_path, results, monkeypatch
     assert len(files) >= 5 and not [p for p in files if b'CANARY' in p.read_bytes() or b'127.0.0.1' in p.read_bytes()]
     run = read_json(next(results.rglob('run.ipynb')))
     assert any("x = 'openai/tiny'" in ''.join(c['source']).replace('"', "'") for c in run['cells'])
+
+
+# --- what lies there ---
+
+
+@pytest.fixture
+def project(tmp_path, results, monkeypatch):
+    "A project folder with a module of its own."
+    monkeypatch.setenv('AGENTKIT_ROOT', str(tmp_path))
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    (tmp_path / 'helper.py').write_text('times = lambda x: 2 * x\n')
+    return tmp_path
+
+
+HELPED = 'import helper\nfrom agentkit.research.sweeps import finish\nfinish(out, [dict(times=helper.times(x))])\n'
+
+
+def test_an_edited_module_makes_results_stale(project, capsys):
+    cells = plan_cells(read_plan(plan(project, HELPED, grid={'x': [1, 2]})))
+    assert list(sweep(cells, jobs=2, progress=False)['times']) == [2, 4]
+    (project / 'helper.py').write_text('times = lambda x: 3 * x\n')
+    sweep(cells[:1], plan=cells)
+    assert 'helper.py has changed: again' in capsys.readouterr().err
+    table = read_table('trial')
+    assert list(table['status']) == ['ok', 'stale'] and table['error'][1] == 'helper.py has changed'
+    assert table['times'][0] == 3 and pd.isna(table['times'][1]), 'numbers of older code are in no table'
+
+
+def test_a_module_that_is_edited_under_a_run_spoils_it(project):
+    code = HELPED + "import pathlib\npathlib.Path(helper.__file__).write_text('times = lambda x: 3 * x\\n')\n"
+    table = sweep(plan_cells(read_plan(plan(project, code, grid={'x': [1]}))), progress=False)
+    assert list(table['error']) == ['helper.py was edited while this ran: the same command runs it again']
+
+
+def test_what_a_result_comes_from_is_known_and_half_a_file_is_never_ok(tmp_path, results):
+    (cell,) = plan_cells(read_plan(plan(tmp_path, DOUBLE, grid={'x': [1]})))
+    sweep([cell], progress=False)
+    assert ended(cell).status == 'ok'
+    result, status = (read_json(cell.folder / name) for name in ('result.json', 'status.json'))
+    place = next(p for p in status['code'] if p.endswith('agentkit/core/store.py'))
+    assert not any('agentkit/research' in p for p in status['code'])
+    for changed in (
+        dict(code={**status['code'], place: 'other'}),
+        dict(run='a copy'),
+        dict(result=''),
+        dict(notebook=''),
+    ):
+        write_json(cell.folder / 'status.json', {**status, **changed})
+        assert ended(cell).status == 'stale'
+    write_json(cell.folder / 'status.json', status)
+    write_json(cell.folder / 'result.json', {**result, 'rows': [dict(twice=-1)]})
+    assert ended(cell).error == 'its result.json has changed'
+    write_json(cell.folder / 'result.json', result)
+    for name in ('status.json', 'result.json'):
+        whole = (cell.folder / name).read_bytes()
+        for cut in range(0, len(whole) - 1, 1 + len(whole) // 200):
+            (cell.folder / name).write_bytes(whole[:cut])
+            with pytest.raises(AgentkitError, match=f'{name}: .*; delete it, or sweep with --fresh'):
+                sweep([cell], progress=False)
+        (cell.folder / name).write_bytes(whole)
+    (cell.folder / 'status.json').write_text('{}')
+    assert list(sweep([cell], fresh=True, progress=False)['twice']) == [2]
+
+
+def test_a_result_of_another_version_elsewhere_in_the_plan_is_an_error_first(tmp_path, results):
+    cells = plan_cells(read_plan(plan(tmp_path, DOUBLE)))
+    write_json(cells[2].folder / 'result.json', {**finish('', [dict(twice=-1)]), 'version': 99})
+    with pytest.raises(AgentkitError, match=f'{cells[2].run}/result.json'):
+        sweep(cells[:1], progress=False, plan=cells)
+    assert not (cells[0].folder / 'run.ipynb').exists()
+
+
+def test_two_sweeps_of_one_plan_share_the_work(tmp_path, results):
+    path = plan(tmp_path, f"open('{tmp_path}/count', 'a').write('x')\n" + DOUBLE)
+    command = [sys.executable, '-m', 'agentkit.cli', 'sweep', str(path), '--jobs', '2', '--json']
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
+    for process in both:
+        assert [r['twice'] for r in json.loads(process.communicate()[0])['rows']] == [2, 4, 6]
+    assert (tmp_path / 'count').read_text() == 'xxx'
+    assert list(read_table('trial')['twice']) == [2, 4, 6]
+
+
+def test_a_killed_kernel_is_a_failed_cell_also_after_its_result(tmp_path, results):
+    code = DOUBLE + '\nimport os, signal\nif x == 1: os.kill(os.getpid(), signal.SIGKILL)'
+    table = sweep(plan_cells(read_plan(plan(tmp_path, code, grid={'x': [1, 2]}))), jobs=2, progress=False)
+    assert list(table['status']) == ['failed', 'ok'] and 'Kernel died' in table['error'][0]
+
+
+def test_what_is_asked_to_end_does_not_begin(tmp_path, results):
+    (cell,) = plan_cells(read_plan(plan(tmp_path, DOUBLE, grid={'x': [1]})))
+    kernels = Kernels()
+    kernels.signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, progress=False, kernels=kernels)
+    assert not (cell.folder / 'status.json').exists()
+
+
+def test_jobs_that_are_no_number_are_one_line(tmp_path, results, monkeypatch):
+    monkeypatch.setenv('AGENTKIT_SWEEPS_JOBS', 'many')
+    with pytest.raises(AgentkitError, match='jobs = many: write a whole number from 1'):
+        sweep(plan_cells(read_plan(plan(tmp_path, DOUBLE))), progress=False)
+
+
+def test_numbers_of_numpy_and_nan_are_results(tmp_path):
+    made = finish(tmp_path, [dict(n=np.int64(3), rate=np.float32(0.5), no=float('nan'))], [dict(seconds=np.float64(1))])
+    assert read_result(tmp_path / 'result.json') == made
+    assert made['rows'] == [dict(n=3, rate=0.5, no=None)] and made['timings'] == [dict(seconds=1.0)]
