@@ -250,6 +250,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'agentkit.core.store.Stopped': ('core/store.html#stopped', 'agentkit/core/store.py'),
                                      'agentkit.core.store._in_threads': ('core/store.html#_in_threads', 'agentkit/core/store.py'),
                                      'agentkit.core.store._is_json': ('core/store.html#_is_json', 'agentkit/core/store.py'),
+                                     'agentkit.core.store._named': ('core/store.html#_named', 'agentkit/core/store.py'),
                                      'agentkit.core.store._wait_or_stop': ('core/store.html#_wait_or_stop', 'agentkit/core/store.py'),
                                      'agentkit.core.store.check_format': ('core/store.html#check_format', 'agentkit/core/store.py'),
                                      'agentkit.core.store.digest': ('core/store.html#digest', 'agentkit/core/store.py'),

@@ -14,13 +14,24 @@ from pathlib import Path
 from .errors import AgentkitError, progress_bar
 
 # %% ../../notebooks/core/03_store.ipynb #122180b4
+@contextlib.contextmanager
+def _named(path):
+    "A disk that is full does not say of which file: here it does."
+    try:
+        yield
+    except OSError as e:
+        if e.filename or not e.errno:
+            raise
+        raise OSError(e.errno, e.strerror, str(path)) from e
+
+
 def write_bytes(path, content: bytes) -> Path:
     "Write the file whole or not at all."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.name}.{secrets.token_hex(6)}')
     try:
-        with open(tmp, 'xb') as f:
+        with _named(path), open(tmp, 'xb') as f:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
@@ -82,7 +93,7 @@ class Journal:
         "Add a row; it is on disk when this returns."
         line = (json.dumps(row, ensure_ascii=False) + '\n').encode(errors='replace')
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, 'a+b') as f:
+        with _named(self.path), open(self.path, 'a+b') as f:
             fcntl.flock(f, fcntl.LOCK_EX)
             self._mend_end(f)
             f.write(line)
@@ -156,7 +167,7 @@ def fields_of(d: dict, kind: type, what: str, format: str, version: int) -> dict
         raise AgentkitError(f'unknown fields in {what}: {", ".join(sorted(unknown))}')
     return d
 
-# %% ../../notebooks/core/03_store.ipynb #d91803f5
+# %% ../../notebooks/core/03_store.ipynb #2e623ece
 class Stopped(AgentkitError):
     "Work that was given up from outside, before its end."
 
@@ -182,7 +193,7 @@ def pause(seconds: float = 0.0):
     elif event.wait(seconds):
         raise Stopped('stopped before its end; what was finished is kept, and the same call goes on from there')
 
-
+# %% ../../notebooks/core/03_store.ipynb #d91803f5
 GRACE = 15.0  # seconds that what is under way has to end, when somebody interrupts
 
 
