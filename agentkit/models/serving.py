@@ -170,13 +170,18 @@ class Server:
             return EpisodeError(f'{why}; shorter prompts, fewer slots or more threads help')
         except httpx.TransportError:
             self._kill()
+            self._has_ended()
             return ServerGone(f'{why} and was ended')
+
+    def _has_ended(self):
+        "A killed process refuses connections before it can be waited for."
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(timeout=DYING_SECONDS)
+        return not self.alive
 
     def _send_again(self, path, body, error):
         "Once more, where the server lives: it had closed an idle connection, or has been loaded anew."
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(timeout=DYING_SECONDS)  # a killed process refuses connections before it can be waited for
-        if not self.alive:
+        if self._has_ended():
             raise ServerGone(f'the server for {self.model} is gone: {self._ended()}') from error
         try:
             return self._http.post(path, json=body)
