@@ -8,7 +8,7 @@ __all__ = ['CHECKPOINT_SECONDS', 'SEAL', 'TrainConfig', 'packed', 'plan', 'atten
            'Training', 'finetune', 'Session', 'open_session', 'unfinished', 'quantize']
 
 # %% ../../notebooks/training/03_trainer.ipynb #3f0c0501
-import copy, dataclasses, fcntl, functools, hashlib, json, math, os, shutil, time, uuid
+import contextlib, copy, dataclasses, fcntl, functools, hashlib, json, math, os, shutil, signal, threading, time, uuid
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.errors import AgentkitError, need, progress_bar
@@ -217,6 +217,22 @@ def _seal(f, end: int = 0) -> bytes:
     return SEAL + h.hexdigest().encode()
 
 
+@contextlib.contextmanager
+def _uninterrupted():
+    "Ctrl-C waits for the end of this; it reaches the main thread only."
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        signal.raise_signal(signal.SIGINT)
+
+
 class Training:
     "Weights, optimizer and step of one training, in memory and in its folder."
 
@@ -239,7 +255,6 @@ class Training:
         )
         self.journal, self.file = Journal(folder / 'losses.jsonl'), folder / 'checkpoint.pt'
         self.steps, self.rows, self.cut, self.begun, self.recipe, self.losses = 0, 0, 0, begun, begun, []
-        self.whole = True  # weights, optimizer and losses are of the same step
         if self.file.exists():
             self._load()
         lines = [json.dumps(r) + '\n' for r in self.losses]
@@ -318,14 +333,14 @@ class Training:
                 f'the loss is {total} at step {self.steps + 1}{place}: try a lower lr than {self.config.lr}'
             )
         torch.nn.utils.clip_grad_norm_(self.weights.values(), self.config.clip)
-        self.whole = False
-        self.optimizer.step()
-        self.steps += 1
-        tokens, seconds = sum(len(e.ids) for b in batches for e in b), round(time.monotonic() - start, 4)
-        row = dict(tokens=tokens, learned=sum(counts), loss=round(total, 6), lr=lr, seconds=seconds)
-        self.losses.append(row := dict(step=self.steps, **about, **row))
-        self.journal.append(row)
-        self.whole = True
+        tokens = sum(len(e.ids) for b in batches for e in b)
+        with _uninterrupted():  # weights, optimizer and losses are of the same step
+            self.optimizer.step()
+            self.steps += 1
+            seconds = round(time.monotonic() - start, 4)
+            row = dict(tokens=tokens, learned=sum(counts), loss=round(total, 6), lr=lr, seconds=seconds)
+            self.losses.append(row := dict(step=self.steps, **about, **row))
+            self.journal.append(row)
         if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             self.checkpoint()
         return row
@@ -409,8 +424,7 @@ def _train(source, rows, config, recipe, progress, folder):
     try:
         return _trained(training, rows, progress)
     except (KeyboardInterrupt, Stopped):
-        if training.whole:
-            training.checkpoint()  # the same call goes on from here
+        training.checkpoint()  # the same call goes on from here
         raise
 
 
