@@ -3,20 +3,25 @@
 import dataclasses
 import os
 import signal
+import threading
+import time
 
 import dspy
 import psutil
 import pytest
+from dspy import lm15
 
 from agentkit.agents.policy import Agent
 from agentkit.agents.programs import Chance, Expert, Guided, Program
 from agentkit.core.actions import Choice, Text, ToolCall
+from agentkit.core import store
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import Journal
 from agentkit.core.types import Hint, Observation, Task
 from agentkit.envs.base import Environment
 from agentkit.envs.find import list_tasks
 from agentkit.judges.base import success
+from agentkit.models.remote import backoff
 from agentkit.rollouts import Limits, Player, Runner, examples, read_trajectories, run_episode
 from agentkit.testing.models import scripted_lm
 
@@ -66,6 +71,67 @@ def test_an_interrupted_run_resumes_to_the_same_table(run, tmp_path):
     known = {t.first.text for t in whole if t.task in TASKS[:2]}
     assert not known & set(played), 'what was in the journal was played again'
     assert len(Journal(journal)) == len(whole)
+
+
+def interrupted_run(run, act, **options):
+    "A run whose main thread is interrupted by its policy."
+    with pytest.raises(KeyboardInterrupt):
+        run(Program(act, 'interrupting'), LONG, **options)
+        time.sleep(60)  # the signal may come a moment after the run
+
+
+LONG = [dataclasses.replace(list_tasks('corridor', 'train', 15)[14], id=f'long-{k}') for k in range(16)]  # 15 steps
+
+
+def test_what_is_under_way_at_an_interrupt_is_kept(tmp_path):
+    acted = []
+
+    def act(state):
+        acted.append(state.task.id)
+        if len(acted) == 60:
+            os.kill(os.getpid(), signal.SIGINT)
+        return 'forward'
+
+    with Runner('corridor', workers=4, parallel=8, progress=False) as run:
+        interrupted_run(run, act, journal=tmp_path / 'e.jsonl')
+        kept = read_trajectories(tmp_path / 'e.jsonl')
+        assert sum(len(t.steps) for t in kept) == len(acted), 'an answer was thrown away'
+        assert all(t.won for t in kept) and len(kept) < len(LONG)
+        played = len(acted)
+        assert all(t.won for t in run(Program(act, 'interrupting'), LONG, journal=tmp_path / 'e.jsonl'))
+        assert len(acted) - played == 15 * (len(LONG) - len(kept)), 'a kept episode was played again'
+
+
+def test_an_episode_that_takes_too_long_ends_at_its_next_step(tmp_path, monkeypatch):
+    "Nobody waits for 50 slow answers."
+    monkeypatch.setattr(store, 'GRACE', 0.0)
+    entered, after, real = threading.Barrier(2), [], store._wait_or_stop
+
+    def act(state):
+        if len(state.steps) == 5:
+            if entered.wait(30) == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+            while not after:
+                time.sleep(0.01)
+        assert len(state.steps) < 6, 'it went on'
+        return 'forward'
+
+    monkeypatch.setattr(store, '_wait_or_stop', lambda *args: (real(*args), after.append(1)))
+    before = threading.active_count()
+    with Runner('corridor', workers=2, progress=False) as run:
+        interrupted_run(run, act, journal=tmp_path / 'e.jsonl')
+        assert threading.active_count() == before and not Journal(tmp_path / 'e.jsonl').rows()
+
+
+def test_who_waits_for_a_busy_server_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, 'GRACE', 0.0)
+
+    def busy():
+        os.kill(os.getpid(), signal.SIGINT)
+        raise lm15.RateLimitError('tomorrow', retry_after=250.0)
+
+    with Runner('corridor', workers=1, progress=False) as run:
+        interrupted_run(run, lambda state: backoff()(busy), journal=tmp_path / 'e.jsonl')
 
 
 def test_a_journal_of_other_tasks_is_not_taken_for_this_one(run, tmp_path):

@@ -90,11 +90,21 @@ def build_model(
         if not target.exists():
             work = target.parent / f'.{id}.{recipe}part'
             work.mkdir(exist_ok=True)
-            write_card(work, id=id, recipe=recipe, versions=_versions(), **fill(work))
+            write_card(work, id=id, recipe=recipe, versions=_versions(), **_filled(work, fill))
             os.replace(work, target)
     if read_card(target)['recipe'] != recipe:
         raise AgentkitError(f'the model {id} exists and was made otherwise: choose another name, or delete {target}')
     return target
+
+
+def _filled(work, fill):
+    "What `fill` says. A disk that is full does not say where: here it does."
+    try:
+        return fill(work)
+    except (OSError, need('safetensors', 'train').SafetensorError) as e:
+        if getattr(e, 'filename', None):
+            raise
+        raise AgentkitError(f'{work} cannot be written: {e}; make room, and run again') from e
 
 
 def _versions():

@@ -10,9 +10,13 @@ from agentkit.core.actions import Choice
 from agentkit.core.errors import AgentkitError
 from agentkit.core.types import Hint, Observation, Task
 from agentkit.envs.base import Environment
+from agentkit.envs import pool as pools
 from agentkit.envs.find import list_tasks, make_env
 from agentkit.envs.pool import EnvPool, Worker, WorkerError
 from agentkit.testing.corridor import Corridor
+
+
+REPLIES = 4  # the worker's own end of the pipe: what libraries print is elsewhere
 
 
 class Trouble(Environment):
@@ -52,6 +56,12 @@ class Trouble(Environment):
             return Observation(str(os.fork() or time.sleep(60)))
         if action == 'big':
             return Observation('y' * 3_000_000)
+        if action.startswith('say '):
+            os.write(REPLIES, action[4:].encode() + b'\n')
+        if action == 'hang up':
+            os.close(REPLIES) or time.sleep(60)
+        if len(action) > 1000:
+            return Observation(f'{len(action)} {action[-3:]}')
         return Observation(str(os.getpid()), reward=0.5)
 
     def refuse(self, action, why):
@@ -112,6 +122,66 @@ def test_a_hung_worker_is_killed_at_the_time_out_and_replaced(pool):
     assert gone(pid)
     pool.timeout = 20
     assert pid_of(pool) != pid
+
+
+@pytest.mark.parametrize('size', [100_000, 1_000_000])
+def test_the_time_of_a_call_holds_while_its_request_is_written(pool, size):
+    "A stopped worker reads nothing, and a pipe holds 64 KiB."
+    pid = pid_of(pool)
+    pool.timeout = 1
+    with pool.session() as env:
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(WorkerError, match='no answer to step within 1 s'):
+            env.step('x' * size)
+    assert gone(pid)
+    pool.timeout = 20
+    assert pid_of(pool) != pid
+
+
+@pytest.mark.parametrize('size', [65_536, 3_000_000])
+def test_a_long_request_arrives_whole(pool, size):
+    with pool.session() as env:
+        assert env.step('x' * size + 'end').text == f'{size + 3} end'
+        assert env.step('who').text.isdigit()
+
+
+@pytest.mark.parametrize(
+    'action, message',
+    [
+        ('say garbage', 'step is not JSON'),
+        ('say 7', 'what came is no answer to step'),
+        ('say {"id": 99, "value": "a lie"}', 'what came is no answer to step'),
+        ('say {"value": "a lie"}', 'what came is no answer to step'),
+        ('say {"id": 1}\n{"id": 1}', 'step is not JSON'),
+        ('hang up', 'the worker hung up during step'),
+    ],
+)
+def test_what_is_no_answer_ends_the_worker(pool, action, message):
+    pid = pid_of(pool)
+    with pool.session() as env:
+        with pytest.raises(WorkerError, match=message):
+            env.step(action)
+            env.step('who')
+        with pytest.raises(WorkerError, match='closed'):
+            env.step('who')
+    assert gone(pid) and pid_of(pool) != pid
+
+
+def test_an_answer_without_end_is_left(pool, monkeypatch):
+    monkeypatch.setattr(pools, 'LONGEST', 1_000_000)
+    with pool.session() as env:
+        with pytest.raises(WorkerError, match='the answer to step has more than 1,000,000 bytes, worker killed'):
+            env.step('big')
+    assert pid_of(pool)
+
+
+def test_workers_that_died_leave_no_zombies(pool):
+    pids = []
+    for _ in range(3):
+        pids.append(pid_of(pool))
+        with pytest.raises(WorkerError), pool.session() as env:
+            env.step('die')
+    assert pid_of(pool) and not [p for p in psutil.Process().children() if p.pid in pids]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,14 @@
 "Language models behind an address: servers that misbehave, keys that must not travel, replies that have to be read."
 
+import contextlib
 import copy
+import gzip
+import itertools
 import json
 import pickle
 import random
+import socket
+import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +17,7 @@ from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import dspy
+import httpx
 import pytest
 from dspy import lm15
 from hypothesis import given, strategies as st
@@ -55,6 +61,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.gets.append(self.path)
         models = self.server.models
+        if isinstance(models, str):
+            return getattr(self, models)()
         self.send(200, dict(data=[dict(id=m) for m in models])) if isinstance(models, list) else self.send(
             models, dict(error=dict(message='no list'))
         )
@@ -478,6 +486,114 @@ def test_an_answer_that_is_too_long_is_left(server, lm, monkeypatch):
         lm('Hello')
     server.otherwise = (200, chat('look'))
     assert lm('Hello') == ['look']
+
+
+class Raw:
+    "A server that sends these bytes after each request, and again and again the last of them."
+
+    def __init__(self, *pieces, pause=0.0):
+        self.pieces, self.pause, self.sent, self.closed = pieces, pause, 0, threading.Event()
+        self.socket = socket.create_server(('127.0.0.1', 0))
+        self.url = f'http://127.0.0.1:{self.socket.getsockname()[1]}/v1'
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=self.answer, args=self.socket.accept()[:1], daemon=True).start()
+
+    def answer(self, connection):
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1 << 16)
+            for piece in itertools.chain(self.pieces, itertools.repeat(self.pieces[-1])):
+                self.sent += connection.send(piece)
+                if self.closed.wait(self.pause):
+                    break
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.closed.set()
+        self.socket.close()
+
+
+OK = b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n'
+DRIPS = dict(
+    status=(b'H',),
+    headers=(OK, b'x'),
+    interim=(b'HTTP/1.1 100 Continue\r\n\r\n',),
+    chunks=(OK + b'transfer-encoding: chunked\r\n\r\n', b'1\r\n \r\n'),
+    extension=(OK + b'transfer-encoding: chunked\r\n\r\n1;', b'x'),
+    trailers=(OK + b'transfer-encoding: chunked\r\n\r\n0\r\n', b'x'),
+    closing=(OK + b'\r\n', b' '),
+)
+
+
+@pytest.mark.parametrize('drip', DRIPS)
+def test_wherever_an_answer_drips_it_is_left(waits, monkeypatch, drip):
+    monkeypatch.setattr(remote, 'WHOLE', 1)
+    with Raw(*DRIPS[drip], pause=0.05) as server:
+        engine = RemoteEngine('openai', server.url, timeout=0.5, sleep=waits.append)
+        with pytest.raises(EpisodeError, match='openai/parrot: an answer without end|connection was dropped'):
+            RemoteLM('openai/parrot', engine)('Hello')
+
+
+@pytest.mark.parametrize(
+    'pieces',
+    [
+        (OK + b'content-length: 999999999999\r\n\r\n', b'x' * 65536),
+        (OK + b'transfer-encoding: chunked\r\n\r\n', b'10000\r\n' + b'x' * 65536 + b'\r\n'),
+        (b'HTTP/1.1 100 Continue\r\n\r\n' * 1000,),
+        (b'HTTP/1.1 500 Oops\r\n\r\n', b'x' * 65536),
+    ],
+    ids=['length', 'chunks', 'interim', 'error'],
+)
+def test_a_flood_is_left_before_it_fills_the_memory(waits, monkeypatch, pieces):
+    monkeypatch.setattr(remote, 'LONGEST', 1_000_000)
+    with Raw(*pieces) as server:
+        lm = RemoteLM('openai/parrot', RemoteEngine('openai', server.url, sleep=waits.append))
+        with pytest.raises(EpisodeError, match='openai/parrot: an answer without end: 1,'):
+            lm('Hello')
+        assert server.sent < 50_000_000 and waits == [], 'what is beyond stays in the buffers of the system'
+
+
+@pytest.mark.parametrize('packed', ['gzip', 'gzip, gzip', 'deflate', 'br', 'zstd'])
+def test_a_packed_answer_is_not_unpacked(waits, packed):
+    bomb = gzip.compress(bytes(10_000_000))
+    for _ in packed.split(', ')[1:]:
+        bomb = gzip.compress(bomb)
+    head = OK + f'content-encoding: {packed}\r\ncontent-length: {len(bomb)}\r\n\r\n'.encode()
+    with Raw(head + bomb) as server:
+        lm = RemoteLM('openai/parrot', RemoteEngine('openai', server.url, sleep=waits.append))
+        with pytest.raises(EpisodeError, match=f'an answer packed as {packed}: it was not asked for'):
+            lm('Hello')
+
+
+def test_answers_are_asked_for_as_they_are(server, lm):
+    lm('Hello')
+    assert server.asked[0]['headers']['accept-encoding'] == 'identity'
+
+
+def test_a_list_of_models_that_drips_is_left(server, monkeypatch):
+    "The list has the limits of an answer; without it the model is asked."
+    monkeypatch.setattr(remote, 'WHOLE', 1)
+    server.models = 'drip'
+    make_lm(f'openai/parrot@{server.url}', timeout=0.5).check()
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize('proxied', [False, True])
+def test_every_connection_of_a_client_is_limited(monkeypatch, proxied):
+    "Also through a proxy of the environment, and of the library that OpenAI's own client uses now."
+    if proxied:
+        monkeypatch.setenv('HTTP_PROXY', 'http://127.0.0.1:9')
+        monkeypatch.setenv('ALL_PROXY', 'http://127.0.0.1:9')
+    for library in filter(None, (httpx, sys.modules.get('httpx2'))):
+        client = remote.limited(library.Client(), 1.0)
+        ways = [t for t in (client._transport, *client._mounts.values()) if t]
+        assert all(isinstance(t._pool._network_backend, remote._Limited) for t in ways)
+        assert (len(ways) > 1) == proxied
 
 
 # --- a run of episodes ---

@@ -6,9 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from toys import DESKS as ROWS
+
+from agentkit.agents.policy import Agent
 from agentkit.core.actions import Choice, ToolCall, json_fields
 from agentkit.core.errors import AgentkitError, EpisodeError
 from agentkit.core.store import read_json, write_json
+from agentkit.envs.find import list_tasks
+from agentkit.rollouts import Limits, Runner
 
 pytest.importorskip('torch')
 pytest.importorskip('xllamacpp')
@@ -120,15 +124,69 @@ def test_a_server_that_does_not_come_up_is_killed(model, monkeypatch):
         serving.Server(model_dir(model) / 'model.gguf', 'late')
 
 
-def test_a_server_that_hangs_is_an_error(lm, monkeypatch):
+def test_a_server_that_stands_still_is_ended_and_another_one_answers(lm, monkeypatch):
     monkeypatch.setattr(serving, 'REPLY_SECONDS', 1)
+    monkeypatch.setattr(serving, 'ALIVE_SECONDS', 1)
+    stop_servers()
+    first = lm.server
+    os.kill(first._child.pid, signal.SIGSTOP)
+    assert lm(messages=ASK, **lm.hold(Choice(['look']))) == ['look']
+    assert gone(first._child.pid) and lm.server is not first
+    stop_servers()
+
+
+def test_a_server_that_works_too_long_costs_its_episode_and_lives_on(lm, monkeypatch):
+    monkeypatch.setattr(serving, 'REPLY_SECONDS', 0.01)
     stop_servers()
     server = lm.server
-    os.kill(server._child.pid, signal.SIGSTOP)
-    with pytest.raises(AgentkitError, match='did not answer within 1 s'):
-        lm(messages=ASK)
+    with pytest.raises(EpisodeError, match='did not answer within 0.01 s; shorter prompts'):
+        lm.copy(max_tokens=900)('Hello')
+    assert server.alive and lm.server is server
     stop_servers()
-    assert gone(server._child.pid)
+
+
+def killed_at_start(monkeypatch, times):
+    "Servers are killed before they say their address, so many times; the pids of all."
+    pids, real = [], subprocess.Popen
+
+    def popen(*args, **options):
+        child = real(*args, **options)
+        pids.append(child.pid)
+        if len(pids) <= times:
+            os.kill(child.pid, signal.SIGKILL)
+        return child
+
+    monkeypatch.setattr(serving.subprocess, 'Popen', popen)
+    return pids
+
+
+def test_a_server_that_is_killed_while_it_starts_is_started_again(model, monkeypatch):
+    stop_servers()
+    pids = killed_at_start(monkeypatch, 2)
+    assert serve(model, slots=1, context=256).alive and len(pids) == 3 and all(map(gone, pids[:2]))
+    stop_servers()
+    pids = killed_at_start(monkeypatch, 99)
+    with pytest.raises(AgentkitError, match='did not start: exit code -9'):
+        serve(model, slots=1, context=256)
+    assert len(pids) == serving.ATTEMPTS
+
+
+def test_episodes_in_flight_survive_the_death_of_their_server(lm):
+    "Twice killed in a run: no episode breaks off, none is lost."
+    acted, lock = [], threading.Lock()
+
+    class Killing(Agent):
+        def act(self, state):
+            with lock:
+                acted.append(1)
+                if len(acted) in (10, 30):
+                    os.kill(lm.server._child.pid, signal.SIGKILL)
+            return super().act(state)
+
+    tasks = list_tasks('corridor', 'train', 16)
+    with Runner('corridor', workers=2, parallel=4, limits=Limits(max_steps=6), progress=False) as run:
+        played = run(Killing(lm, think=False), tasks)
+    assert len(played) == 16 and not [t.error for t in played if t.error] and len(acted) >= 40
 
 
 def test_a_file_that_is_not_a_model(tmp_path):

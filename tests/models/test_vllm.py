@@ -11,6 +11,7 @@ from agentkit.core.store import read_json
 
 pytest.importorskip('torch')
 pytest.importorskip('xllamacpp')
+from agentkit.models import serving  # noqa: E402
 from agentkit.models.serving import VllmServer, local_lm, reload_servers, serve, stop_servers  # noqa: E402
 from agentkit.models.store import model_dir  # noqa: E402
 from agentkit.training.bases import make_nano  # noqa: E402
@@ -35,6 +36,15 @@ for name in ('enable-prefix-caching', 'enable-prompt-tokens-details', 'enable-lo
 p.add_argument('--lora-modules', nargs='*', default=[])
 a = p.parse_args()
 if os.environ.get('STAND_IN_FAILS'): sys.exit('RuntimeError: no CUDA device')
+if os.environ.get('STAND_IN_LATE'):
+    import socket
+    ports = os.environ['STAND_IN_LOG'] + '/ports.jsonl'
+    print(a.port, file=open(ports, 'a'))
+    if len(open(ports).readlines()) == 1:
+        hold = 'import socket, time; s = socket.create_server(("127.0.0.1", %s)); time.sleep(60)' % a.port
+        subprocess.Popen([sys.executable, '-c', hold])
+        while not socket.socket().connect_ex(('127.0.0.1', int(a.port))) == 0: time.sleep(.05)
+        sys.exit('OSError: address already in use')
 loras = dict(m.split('=', 1) for m in a.lora_modules)
 for path in loras.values(): json.load(open(path + '/adapter_config.json'))
 json.load(open(a.model + '/config.json'))
@@ -225,6 +235,33 @@ def test_a_dead_vllm_is_noticed(vllm, base):
     with pytest.raises(AgentkitError, match=f'the server for {base} is gone'):
         server.post('/v1/chat/completions', dict(model=base, messages=[]))
     assert serve(base, slots=1, context=64) is not server
+
+
+def test_the_workers_of_a_killed_vllm_end_before_another_one_starts(vllm, base):
+    "A GPU has no place for two."
+    server = serve(base, slots=1, context=64)
+    pids = read_json(vllm / 'started.json')['pids']
+    os.kill(server._child.pid, signal.SIGKILL)
+    wait_until(lambda: not server.alive)
+    assert serve(base, slots=1, context=64) is not server
+    assert all(map(gone, pids))
+
+
+def test_a_vllm_that_stands_still_is_replaced(vllm, base, monkeypatch):
+    for name in ('REPLY_SECONDS', 'ALIVE_SECONDS'):
+        monkeypatch.setattr(serving, name, 1)
+    lm = local_lm(base, slots=1, context=64)
+    first, pids = lm.server, read_json(vllm / 'started.json')['pids']
+    os.kill(pids[0], signal.SIGSTOP)
+    assert lm(messages=ASK, **lm.hold(Choice(['look']))) == ['look'] and lm.server is not first
+    assert all(map(gone, pids))
+
+
+def test_a_port_that_was_taken_meanwhile_is_left_to_its_owner(vllm, base, monkeypatch):
+    monkeypatch.setenv('STAND_IN_LATE', '1')
+    assert serve(base, slots=1, context=64).alive
+    first, second = [json.loads(l) for l in (vllm / 'ports.jsonl').read_text().splitlines()]
+    assert first != second == int(serve(base, slots=1, context=64).url.rpartition(':')[2])
 
 
 def test_a_vllm_that_does_not_start_says_why(vllm, base, monkeypatch):

@@ -283,6 +283,13 @@ def test_a_dead_server_is_given_up_and_the_job_is_found_again(server, monkeypatc
     )
 
 
+@pytest.mark.parametrize('longest, headers', [(50, {}), (10**6, {'content-encoding': 'gzip'})])
+def test_an_answer_without_end_is_left_at_once(server, monkeypatch, longest, headers):
+    monkeypatch.setattr(remote, 'LONGEST', longest)
+    server.faults = [(UPLOAD, 503, headers)]
+    assert 'could not upload the rows: an answer ' in refused(server) and server.log == [UPLOAD]
+
+
 def test_the_key_is_cut_out_of_what_the_server_says(server, monkeypatch):
     monkeypatch.setenv('AGENTKIT_API_KEY', 'practice')
     server.faults = [(UPLOAD, 400, {})]

@@ -1,6 +1,7 @@
 """Training: the mask, weights, determinism, resume after a kill, and the export."""
 
-import dataclasses, importlib.util, json, os, random, shutil, subprocess, sys, threading, time
+import contextlib, dataclasses, importlib.util, itertools, json, os, random, resource, shutil, signal, subprocess, sys
+import threading, time, types
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from toys import GAMES as ROWS, episode
@@ -18,6 +19,7 @@ from agentkit.models import serving  # noqa: E402
 from agentkit.models.gguf import write_gguf  # noqa: E402
 from agentkit.training import trainer  # noqa: E402
 from agentkit.training.bases import END, ensure_model, make_nano  # noqa: E402
+from agentkit.training.dspy_bridge import with_provider  # noqa: E402
 from agentkit.training.encoding import encode  # noqa: E402
 from agentkit.training.trainer import TrainConfig, batch_loss, finetune, learned_tokens, packed, plan  # noqa: E402
 
@@ -211,11 +213,16 @@ def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path):
 
 
 @pytest.fixture
-def broken_off(base, tmp_path, monkeypatch):
+def own_base(base, trained, tmp_path, monkeypatch):
+    "The base, in a folder where nothing was trained."
+    shutil.copytree(model_dir(base), tmp_path / 'data/models' / base)
+    monkeypatch.setenv('AGENTKIT_PATHS_DATA', str(tmp_path / 'data'))
+    return base
+
+
+@pytest.fixture
+def broken_off(base, own_base, monkeypatch):
     "A training that was interrupted after four steps: its folder."
-    data = tmp_path / 'data'
-    shutil.copytree(model_dir(base), data / 'models' / base)
-    monkeypatch.setenv('AGENTKIT_PATHS_DATA', str(data))
     monkeypatch.setattr(trainer, 'CHECKPOINT_SECONDS', -1)
     real = trainer.Training.update
 
@@ -228,7 +235,7 @@ def broken_off(base, tmp_path, monkeypatch):
         m.setattr(trainer.Training, 'update', update)
         with pytest.raises(KeyboardInterrupt):
             finetune(base, ROWS, FAST, progress=False)
-    (folder,) = (data / 'models').glob('.nano-*part')
+    (folder,) = model_dir(base).parent.glob('.nano-*part')
     return folder
 
 
@@ -236,20 +243,195 @@ def test_an_interrupted_training_goes_on(base, trained, broken_off):
     assert finetune(base, ROWS, FAST, progress=False).card['weights_sha256'] == trained.card['weights_sha256']
 
 
-@pytest.mark.parametrize('part', ['half', 'flipped', 'empty'])
+def attempt(base, trained, path):
+    "A training that goes on, or begins again once the file it names is gone, ends like an undisturbed one."
+    try:
+        again = finetune(base, ROWS, FAST, progress=False)
+    except AgentkitError as e:
+        assert str(path) in str(e) and 'delete it' in str(e) and '\n' not in str(e)
+        path.unlink()
+        again = finetune(base, ROWS, FAST, progress=False)
+    assert again.card['weights_sha256'] == trained.card['weights_sha256']
+    assert list(again.losses.loss) == list(trained.losses.loss) and not list(again.path.glob('checkpoint*'))
+
+
+DAMAGE = dict(
+    half=lambda b: b[: len(b) // 2],
+    flipped=lambda b: b[: len(b) // 2] + bytes(255 - x for x in b[len(b) // 2 :][:200]) + b[len(b) // 2 + 200 :],
+    empty=lambda b: b'',
+    longer=lambda b: b + b'x',
+    swapped=lambda b: b[: -64 - len(trainer.SEAL)] + trainer.SEAL + b'0' * 64,
+    unsealed=lambda b: b[: -64 - len(trainer.SEAL)],  # as an older version wrote it
+    foreign=lambda b: b'{"format": "of another program"}',
+)
+
+
+@pytest.mark.parametrize('part', DAMAGE)
 def test_a_damaged_checkpoint_is_named_and_never_learned_from(base, trained, broken_off, part):
     path = broken_off / 'checkpoint.pt'
-    content = path.read_bytes()
-    n = len(content) // 2
-    other = bytes(255 - x for x in content[n : n + 200])
-    damaged = dict(half=content[:n], flipped=content[:n] + other + content[n + 200 :], empty=b'')[part]
-    path.write_bytes(damaged)
-    with pytest.raises(AgentkitError, match='checkpoint.pt is damaged: delete it, and the training begins again'):
+    path.write_bytes(DAMAGE[part](path.read_bytes()))
+    with pytest.raises(AgentkitError, match='checkpoint.pt is damaged, or of another version: delete it, and the'):
         finetune(base, ROWS, FAST, progress=False)
-    path.unlink()
-    again = finetune(base, ROWS, FAST, progress=False)
+    attempt(base, trained, path)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_wherever_a_checkpoint_is_cut_or_changed_it_is_noticed(broken_off, data):
+    "Every byte counts."
+    whole = (broken_off / 'whole').read_bytes() if (broken_off / 'whole').exists() else None
+    if whole is None:
+        whole = (broken_off / 'checkpoint.pt').read_bytes()
+        (broken_off / 'whole').write_bytes(whole)
+    at = data.draw(st.integers(0, len(whole) - 1))
+    other = data.draw(st.sampled_from(['cut', 'changed', 'without']))
+    changed = (
+        whole[:at] + dict(cut=b'', changed=bytes([whole[at] ^ 1]) + whole[at + 1 :], without=whole[at + 1 :])[other]
+    )
+    training = types.SimpleNamespace(file=broken_off / 'checkpoint.pt')
+    training.file.write_bytes(changed)
+    with pytest.raises(AgentkitError, match='is damaged'):
+        trainer.Training._load(training)
+
+
+def test_a_checkpoint_of_another_training_is_named(base, trained, broken_off):
+    path = broken_off / 'checkpoint.pt'
+    with pytest.raises(KeyboardInterrupt):
+        with trainer.open_session(base, FAST, name='other') as session:
+            session.step(ROWS)
+            session.checkpoint()
+            shutil.copy(session.file, path)
+            raise KeyboardInterrupt
+    with pytest.raises(AgentkitError, match='checkpoint.pt belongs to a training of another base or with other sett'):
+        finetune(base, ROWS, FAST, progress=False)
+    attempt(base, trained, path)
+
+
+@pytest.mark.parametrize('change', ['gone', 'empty', 'cut', 'garbage', 'longer'])
+def test_no_loss_is_lost_with_the_file_of_losses(base, trained, broken_off, change):
+    path = broken_off / 'losses.jsonl'
+    content = path.read_bytes()
+    changed = dict(empty=b'', cut=content[: len(content) // 2], garbage=b'\0' * 99, longer=content + b'{"step": 9}\n')
+    path.unlink() if change == 'gone' else path.write_bytes(changed[change])
+    attempt(base, trained, broken_off / 'checkpoint.pt')
+
+
+def interrupt_at(monkeypatch, step):
+    "Ctrl-C at this step; the list of steps that were begun."
+    begun, real = [], trainer.Training.update
+
+    def update(self, *args, **about):
+        begun.append(self.steps)
+        if len(begun) == step + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, *args, **about)
+
+    monkeypatch.setattr(trainer.Training, 'update', update)
+    return begun
+
+
+def test_an_interrupt_is_a_checkpoint_and_the_bar_goes_on_from_it(own_base, trained, monkeypatch):
+    "Long before the next checkpoint was due."
+    begun, bars, real = interrupt_at(monkeypatch, 3), [], trainer.progress_bar
+    monkeypatch.setattr(trainer, 'progress_bar', lambda **o: bars.append(o['initial']) or real(**o))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(own_base, ROWS, FAST, progress=False)
+    again = finetune(own_base, ROWS, FAST, progress=False)
     assert again.card['weights_sha256'] == trained.card['weights_sha256']
-    assert list(again.losses.step) == list(range(1, again.card['steps'] + 1))
+    assert bars == [0, 3] and begun == [0, 1, 2, 3, *range(3, again.card['steps'])]
+
+
+def test_interrupted_anywhere_again_and_again_it_ends_like_an_undisturbed_one(own_base, trained):
+    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for attempt in itertools.count(1):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1 * attempt)
+            again = finetune(own_base, ROWS, FAST, progress=False)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            break
+        except KeyboardInterrupt:
+            pass
+    signal.signal(signal.SIGALRM, before)
+    assert again.card['weights_sha256'] == trained.card['weights_sha256']
+    assert list(again.losses.loss) == list(trained.losses.loss) and not list(again.path.glob('checkpoint*'))
+
+
+def test_an_interrupt_in_the_middle_of_a_step_waits_for_its_end(own_base, trained, monkeypatch):
+    "Half a step would be lost, or learned twice."
+    real, steps = torch.optim.AdamW.step, []
+
+    def step(self, *args):
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, 'step', step)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(own_base, ROWS, FAST, progress=False)
+    again = finetune(own_base, ROWS, FAST, progress=False)
+    assert again.card['weights_sha256'] == trained.card['weights_sha256'] and len(steps) == again.card['steps']
+
+
+def test_a_job_of_dspys_ends_with_the_interrupt_of_who_waits_for_it(own_base, trained, monkeypatch):
+    "DSPy trains in a thread, which nobody interrupts."
+    begun, lm = interrupt_at(monkeypatch, 3), with_provider(serving.local_lm(own_base))
+    train = lambda: lm.finetune(ROWS, None, dict(epochs=3, batch_tokens=512, dtype='float32'))
+    job = train()
+    with pytest.raises(KeyboardInterrupt):
+        job.result()
+        time.sleep(60)
+    assert not job.thread.is_alive() and len(begun) <= trained.card['steps']
+    again, steps = trainer.Trained('', model_dir(train().result().model)), trained.card['steps']
+    assert list(again.losses.step) == list(range(1, steps + 1)) and len(begun) <= steps + 2, 'it began anew'
+
+
+KILLED = """
+import os, signal, sys
+import torch
+from agentkit.training import trainer
+real, calls = torch.save, []
+def save(state, f):
+    calls.append(1)
+    if len(calls) == 3:
+        f.write(b'PK and half of a checkpoint')
+        f.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(state, f)
+torch.save = save
+"""
+
+
+def test_a_kill_in_the_middle_of_a_checkpoint_leaves_the_one_before(own_base, trained):
+    script = KILLED + SCRIPT.replace(
+        "base = make_nano(rows, size='tiny', vocabulary=400)", 'base = sys.argv[4]'
+    ).replace('if len(sys.argv) > 3', 'if sys.argv[3] != "0"').replace('batch_tokens=256', 'batch_tokens=512')
+    killed = subprocess.run([sys.executable, '-c', script, json.dumps(ROWS), '3', '0', own_base])
+    (folder,) = model_dir(own_base).parent.glob('.nano-*part')
+    assert killed.returncode == -signal.SIGKILL and (folder / 'checkpoint.tmp').stat().st_size < 100
+    attempt(own_base, trained, folder / 'checkpoint.pt')
+
+
+@contextlib.contextmanager
+def full_after(size):
+    "No file may grow beyond so many bytes, as on a disk that is full."
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize('seconds, size', [(-1, 900_000), (-1, 1_000), (1e9, 100_000), (1e9, 300)])
+def test_a_full_disk_is_one_line_and_the_training_goes_on_later(own_base, trained, monkeypatch, seconds, size):
+    monkeypatch.setattr(trainer, 'CHECKPOINT_SECONDS', seconds)
+    with full_after(size), pytest.raises((AgentkitError, OSError)) as failed:
+        finetune(own_base, ROWS, FAST, progress=False)
+    (folder,) = model_dir(own_base).parent.glob('.nano-*part')
+    assert str(folder) in str(failed.value) and '\n' not in str(failed.value)
+    assert not (folder / 'checkpoint.tmp').exists()
+    attempt(own_base, trained, folder / 'checkpoint.pt')
 
 
 def test_a_clock_that_is_set_back_does_not_stop_the_checkpoints(base, monkeypatch):

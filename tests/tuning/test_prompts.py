@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ from agentkit.agents.policy import Agent
 from agentkit.agents.programs import Expert
 from agentkit.agents.saving import load_agent, make_policy
 from agentkit.core.errors import AgentkitError, EpisodeError
-from agentkit.core.store import read_json
+from agentkit.core.store import Journal, read_json
 from agentkit.core.types import Task
 from agentkit.envs.alfworld.expert import expert
 from agentkit.envs.find import list_tasks
@@ -492,6 +494,43 @@ def test_an_interrupted_search_asks_nothing_twice(method, share, corridor, tmp_p
     assert back.calls < whole.calls
     assert whole.calls <= dying.calls + back.calls <= whole.calls + corridor.limits.max_steps
     assert made.prompts == straight.prompts and made.compare == straight.compare and made.spent == straight.spent
+
+
+class Interrupting(Engine):
+    "Interrupts the main thread at the n-th call of the teacher, as Ctrl-C does."
+
+    def __init__(self, at):
+        super().__init__()
+        self.at, self.calls, self.lock = at, 0, threading.Lock()
+
+    def complete(self, request):
+        with self.lock:
+            self.calls += 1
+            now = self.calls == self.at
+        if now:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().complete(request)
+
+
+@pytest.mark.parametrize('at', [40, 10])
+def test_what_is_under_way_when_a_search_is_interrupted_is_kept(at, corridor, tmp_path):
+    "In the search, where DSPy has threads of its own, and in the comparison before it."
+    engine, tasks = Interrupting(at), (corridors(8), corridors(6, 'seen'))
+    with pytest.raises(KeyboardInterrupt):
+        optimize(
+            corridor_teacher(engine),
+            *tasks,
+            corridor.replace(parallel=2),
+            'bootstrap_search',
+            shown_by=None,
+            folder=tmp_path,
+            **SMALL['bootstrap_search'],
+        )
+        time.sleep(60)  # the signal may come a moment later
+    answers = [row['answer'] for f in tmp_path.glob('search-*.jsonl') for row in Journal(f).rows()]
+    played = [t for f in tmp_path.glob('episodes/*.jsonl') for t in read_trajectories(f)]
+    kept = sum(len(t.steps) for t in played) + sum(len(a['steps']) for a in answers if 'steps' in a)
+    assert kept == engine.calls >= at and bool(answers) == (at == 40)
 
 
 def test_another_search_in_the_same_folder_is_another_search(corridor, tmp_path):

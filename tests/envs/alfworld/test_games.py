@@ -1,6 +1,6 @@
 "The built games: same bytes everywhere, rooms that never meet, and every one of them winnable."
 
-import json, os, re, subprocess, sys, threading
+import json, os, re, signal, subprocess, sys, threading
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 from agentkit.core.errors import AgentkitError
 from agentkit.core.settings import path_of
 from agentkit.envs.alfworld import games
+from agentkit.envs.pool import Worker
 from agentkit.envs.alfworld.games import (
     KINDS,
     SIZES,
@@ -261,6 +262,52 @@ def test_a_build_that_fails_says_so_and_leaves_no_worker(shelf):
     with pytest.raises(AgentkitError, match='NotADirectoryError|FileExistsError'):
         ensure_games('train', 1)
     assert set(psutil.Process().children(recursive=True)) <= before
+
+
+def dying(times):
+    "A worker that is killed at its first so many calls."
+    calls = []
+
+    class Dying(Worker):
+        def call(self, *args, **options):
+            calls.append(self.pid)
+            if len(calls) <= times:
+                os.kill(self.pid, signal.SIGKILL)
+            return super().call(*args, **options)
+
+    return Dying, calls
+
+
+def test_a_builder_that_is_killed_is_replaced_and_its_game_built(shelf, monkeypatch):
+    kind, calls = dying(1)
+    monkeypatch.setattr(games, 'Worker', kind)
+    found = ensure_games('train', 2, jobs=1)
+    assert len(calls) == 3 and all((shelf / g['path']).is_file() for g in found)
+    assert not [p for p in psutil.Process().children() if p.pid in calls]
+
+
+@pytest.mark.slow
+def test_a_builder_that_always_dies_is_one_error(shelf, monkeypatch):
+    kind, calls = dying(99)
+    monkeypatch.setattr(games, 'Worker', kind)
+    with pytest.raises(AgentkitError, match='the worker was killed by SIGKILL during build'):
+        ensure_games('train', 1)
+    assert len(calls) == 3 and not [p for p in psutil.Process().children() if p.pid in calls]
+
+
+def test_an_interrupted_build_keeps_the_games_that_end(shelf, monkeypatch):
+    real = games.Worker.call
+
+    def call(self, method, split, index, timeout):
+        if index == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, method, split, index, timeout=timeout)
+
+    monkeypatch.setattr(games.Worker, 'call', call)
+    with pytest.raises(KeyboardInterrupt):
+        ensure_games('train', 40, jobs=1)
+    stored = len(list(shelf.rglob('game.tw-pddl')))
+    assert 1 <= stored < 40 and not list(shelf.rglob('.game*'))
 
 
 REAL = sorted(Path(os.environ.get('ALFWORLD_DATA') or '/nowhere').glob('json_2.1.1/valid_seen/*/*/game.tw-pddl'))
