@@ -109,7 +109,7 @@ def judge_all(
         [(digest(state, _plain(x), sampling, n=24), x) for x in items],
         one,
         key=lambda keyed: keyed[0],
-        known=_known(journal),
+        known=lambda: _known(journal),
         journal=journal and Journal(journal),
         parallel=parallel,
         start=getattr(judge, 'check', lambda: None),
@@ -122,8 +122,17 @@ def judge_all(
 
 def _known(journal):
     "The rows of a journal by their keys; what failed is asked again."
-    rows = Journal(journal).rows() if journal else []
-    return {r['key']: r for r in rows if verdict(r).status != 'failed'}
+    return {k: r for k, r in _rows(journal).items() if verdict(r).status != 'failed'} if journal else {}
+
+
+def _rows(journal):
+    "The rows of a journal by their keys: of several the last that did not fail."
+    rows = {}
+    for i, r in enumerate(Journal(journal).rows()):
+        failed, key = verdict(r).status == 'failed', r.get('key', i)
+        if not failed or key not in rows:
+            rows[key] = r
+    return rows
 
 
 def _counts(rows):
@@ -131,8 +140,8 @@ def _counts(rows):
 
 
 def read_verdicts(path) -> list[Verdict]:
-    "The verdicts in a journal."
-    return [verdict(r) for r in Journal(path).rows()]
+    "The verdicts in a journal, each once: of several on the same, the last that did not fail."
+    return [verdict(r) for r in _rows(path).values()]
 
 # %% ../../notebooks/judges/04_run.ipynb #bfd3c34d
 def scored(
