@@ -29,6 +29,7 @@ from ..core.stats import cluster_interval, rate
 from ..core.store import utf8
 from ..core.types import Trajectory
 from .base import Judge, Verdict, episode, text_of
+from ..agents.policy import SETTINGS
 from ..models.find import make_lm
 from ..models.names import add_usage, count_calls, usage
 
@@ -253,7 +254,9 @@ class LMJudge(Judge):
     def state(self):
         settings = {k: v for k, v in self.lm.kwargs.items() if isinstance(v, (int, float)) or v is None}
         prompt, demos = self.predict.signature.instructions, [str(d) for d in self.predict.demos]
-        return dict(name=self.name, prompt=prompt, demos=demos, asked=settings)
+        weights = dict(sha256=self.lm.fingerprint) if hasattr(self.lm, 'fingerprint') else {}
+        words = {k: v for k, v in self.lm.kwargs.items() if k in SETTINGS and k not in settings}  # reasoning_effort, …
+        return dict(name=self.name, prompt=prompt, demos=demos, asked={**settings, **words}, **weights)
 
     def check(self):
         getattr(self.lm, 'check', lambda: None)()

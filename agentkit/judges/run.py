@@ -9,6 +9,7 @@ __all__ = ['Strict', 'name_of', 'task_id', 'judge_all', 'read_verdicts', 'scored
 import dataclasses, threading
 from collections import Counter
 import dspy
+from ..agents.policy import source_of
 from ..core.errors import AgentkitError
 from ..core.store import Journal, digest, journalled
 from ..core.types import Trajectory
@@ -99,7 +100,7 @@ def judge_all(
     **sampling,  # for judges that ask a model: temperature, …
 ) -> list[Verdict]:
     "A verdict for each item, in their order."
-    state = judge.state() if isinstance(judge, Judge) else dict(name=name_of(judge))
+    state = judge.state() if isinstance(judge, Judge) else dict(name=name_of(judge), source=source_of(judge))
 
     def one(keyed):
         key, item = keyed
