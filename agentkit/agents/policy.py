@@ -170,7 +170,8 @@ def source_of(
     if not inspect.isfunction(f):
         return [source]
     outside, defaults = inspect.getclosurevars(f), dict(enumerate(f.__defaults__ or ()))
-    values = _plain({**outside.globals, **outside.nonlocals, **defaults, **(f.__kwdefaults__ or {})})
+    values = {**outside.globals, **outside.nonlocals, **defaults, **(f.__kwdefaults__ or {})}
+    values = {str(k): v for k, v in values.items() if isinstance(v, (str, int, float))}
     return [source, values] if values else [source]
 
 

@@ -163,8 +163,6 @@ def gguf_of(
     name = str(model).removeprefix('local/')
     if name.endswith('.gguf'):
         path = Path(name).expanduser()
-        if path.name == FILES['gguf_sha256'] and (path.parent / 'card.json').is_file():
-            read_card(path.parent)
     else:
         whole, adapter = (model_dir(name) / FILES[key] for key in ('gguf_sha256', 'adapter_sha256'))
         path = whole if whole.is_file() else adapter

@@ -305,15 +305,15 @@ def test_a_chosen_name_is_not_reused_for_another_training(base):
 
 
 def test_the_same_weights_with_another_tokenizer_are_another_base():
-    "Weights depend on the size of a vocabulary, not on its words: the name of a model could mean two."
+    "Weights depend on the size of a vocabulary, not on its words: the names of models are made of both."
     words = [m['content'] for r in ROWS for m in r['messages']]
     one, other = (make_nano(texts, size='tiny', vocabulary=290) for texts in (words, [w[::-1] for w in words]))
     cards = [read_card(model_dir(m)) for m in (one, other)]
     assert cards[0]['weights_sha256'] == cards[1]['weights_sha256'] and other != one
-    finetune(one, ROWS, FAST, progress=False)
-    with pytest.raises(AgentkitError, match='was made from a base with another tokenizer: choose another out_id'):
-        finetune(other, ROWS, FAST, progress=False)
-    assert finetune(other, ROWS, FAST, out_id='other-words', progress=False).card['base'] == other
+    first, second = (finetune(base, ROWS, FAST, progress=False) for base in (one, other))
+    assert first.id != second.id and second.card['base'] == other
+    with pytest.raises(AgentkitError, match='exists and was made otherwise'):
+        finetune(other, ROWS, FAST, out_id=first.id, progress=False)
 
 
 def test_untrained_weights_never_get_a_trained_name(base):
