@@ -55,7 +55,7 @@ def check_card(
     return card
 
 # %% ../../notebooks/models/04_store.ipynb #984376f3
-# what a card vouches for under these names; other files that are read with a model are in its `files`
+# what a card vouches for under these names; other files that are read with a model are in its `files_sha256`
 FILES = dict(
     weights_sha256='model.safetensors',
     gguf_sha256='model.gguf',
@@ -95,8 +95,8 @@ def write_card(
     path = Path(path)
     hashes = {key: file_sha256(path / name) for key, name in FILES.items() if (path / name).is_file()}
     files = {name: file_sha256(path / name) for name in _files(path) if name not in FILES.values()}
-    own = dict(identity=_identity(path)) if 'weights_sha256' in hashes else {}  # an export has that of its source
-    card = check_card({**dict(format=CARD, version=CARD_VERSION), **facts, **hashes, **own, 'files': files})
+    own = dict(identity_sha256=_identity(path)) if 'weights_sha256' in hashes else {}  # an export has that of its source
+    card = check_card({**dict(format=CARD, version=CARD_VERSION), **facts, **hashes, **own, 'files_sha256': files})
     write_json(path / 'card.json', card)
     return card
 
@@ -109,7 +109,7 @@ def read_card(
     card = check_card(read_json(path / 'card.json'))
     # an export keeps the other hashes of what it was made from
     own = ('gguf_sha256',) if 'quantised' in card else FILES
-    vouched = {FILES[key]: card[key] for key in own if key in card} | card.get('files', {})
+    vouched = {FILES[key]: card[key] for key in own if key in card} | card.get('files_sha256', {})
     for name, sha256 in vouched.items():
         if not (path / name).is_file():
             raise AgentkitError(f'{path / name} is missing: delete {path} and make the model again')
@@ -117,7 +117,7 @@ def read_card(
             raise AgentkitError(
                 f'{path / name} is not the file the card was written for: delete {path} and make the model again'
             )
-    added = set(_files(path)) - set(vouched) if 'files' in card else ()  # older cards knew fewer files
+    added = set(_files(path)) - set(vouched) if 'files_sha256' in card else ()  # older cards knew fewer files
     if added:
         raise AgentkitError(f'{path / min(added)} was not there when the card was written: move it elsewhere')
     return card
@@ -127,7 +127,7 @@ def identity(
     path,  # a model directory
 ) -> str:
     "A digest of all that decides what a model says: weights, tokenizer, template and settings."
-    return read_card(path).get('identity') or _identity(Path(path))  # older cards do not have it
+    return read_card(path).get('identity_sha256') or _identity(Path(path))  # older cards do not have it
 
 # %% ../../notebooks/models/04_store.ipynb #6720ecbb
 def models() -> list[str]:

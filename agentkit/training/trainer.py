@@ -328,7 +328,7 @@ class Training:
             family=base['family'],
             base=base['id'],
             base_weights_sha256=base['weights_sha256'],
-            base_identity=self.identity,
+            base_identity_sha256=self.identity,
             trained=self.steps > 0,
             steps=self.steps,
             config=dataclasses.asdict(self.config),
@@ -508,7 +508,7 @@ def quantize(
 
     def fill(folder):
         path = write_gguf(source, type, folder / 'model.gguf')
-        own = ('format', 'version', 'id', 'recipe', 'versions', 'gguf_sha256', 'adapter_sha256', 'files')
+        own = ('format', 'version', 'id', 'recipe', 'versions', 'gguf_sha256', 'adapter_sha256', 'files_sha256')
         return {
             **{k: v for k, v in card.items() if k not in own},
             'quantised': dict(of=card['id'], type=type, bytes=path.stat().st_size, tensors=tensor_types(path)),
