@@ -2332,6 +2332,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'agentkit/tuning/prompts.py'),
                                          'agentkit.tuning.prompts._Search._prompt': ( 'tuning/prompts.html#_search._prompt',
                                                                                       'agentkit/tuning/prompts.py'),
+                                         'agentkit.tuning.prompts._Search._searched': ( 'tuning/prompts.html#_search._searched',
+                                                                                        'agentkit/tuning/prompts.py'),
                                          'agentkit.tuning.prompts._Search._searcher': ( 'tuning/prompts.html#_search._searcher',
                                                                                         'agentkit/tuning/prompts.py'),
                                          'agentkit.tuning.prompts._Search._spent': ( 'tuning/prompts.html#_search._spent',

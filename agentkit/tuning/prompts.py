@@ -22,7 +22,7 @@ from dspy.utils.exceptions import AdapterParseError
 from ..agents.policy import Agent, Policy, lm_state, resolve_view
 from ..agents.saving import save_agent
 from ..core.errors import AgentkitError, EpisodeError, need, progress_bar
-from ..core.store import Journal, digest, read_json, write_json
+from ..core.store import Journal, digest, locked, read_json, write_json
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory, said, trajectory, transcript
 from ..envs.base import views_of
@@ -599,10 +599,11 @@ class _Search:
     def result(self, most):
         "What it found and what it needed; a search that is finished is read, not repeated."
         path = self.folder / 'search.json'
-        finished = read_json(path) if path.is_file() else {}
-        if finished.get('key') == self.key:
-            return finished
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / '.search.lock'):  # a second one waits, and finds it done
+            finished = read_json(path) if path.is_file() else {}
+            return finished if finished.get('key') == self.key else self._searched(path, most)
+
+    def _searched(self, path, most):
         start, hidden = time.perf_counter(), not self.run.progress
         with (
             progress_bar(total=most, desc=self.method, unit='episode', disable=hidden) as bar,
