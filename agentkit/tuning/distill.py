@@ -113,12 +113,12 @@ def distill(
         raise AgentkitError(f'unknown method {method!r}; known: {", ".join(METHODS)}')
     if not tasks:
         raise AgentkitError('no tasks to learn from')
+    tasks = list({t.id: t for t in tasks}.values())  # a task twice is one
     if rounds < 0 or len(tasks) <= rounds:
         raise AgentkitError(
             f'{rounds} rounds with {len(tasks)} tasks: there must be more tasks than rounds, '
             'because each round brings new ones'
         )
-    tasks = list({t.id: t for t in tasks}.values())  # a task twice is one
     folder = Path(folder or run.folder or tempfile.mkdtemp(prefix='distilled-'))
     run = run if run.folder else run.replace(folder=folder)
     agent = _student(student, tasks[0].env, train)
