@@ -4,9 +4,9 @@ import dataclasses, importlib.util, json, os, random, shutil, subprocess, sys, t
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from agentkit.core.errors import AgentkitError
-from agentkit.core.store import Journal
+from agentkit.core.store import Journal, read_json
 from agentkit.data.rows import call_rows
-from agentkit.models.store import model_dir, models, read_card
+from agentkit.models.store import model_dir, models, read_card, write_card
 from agentkit.testing.corridor import Corridor
 
 torch = pytest.importorskip('torch')
@@ -19,6 +19,7 @@ from agentkit.training import trainer  # noqa: E402
 from agentkit.training.bases import END, ensure_model, make_nano  # noqa: E402
 from agentkit.training.encoding import encode  # noqa: E402
 from agentkit.training.trainer import TrainConfig, batch_loss, finetune, learned_tokens, packed, plan  # noqa: E402
+from agentkit.training.trainer import open_session, quantize  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     'ignore:`is_gradient_checkpointing` is deprecated', 'ignore:Passing OpenAI-style message dictionaries'
@@ -314,6 +315,36 @@ def test_the_same_weights_with_another_tokenizer_are_another_base():
     assert first.id != second.id and second.card['base'] == other
     with pytest.raises(AgentkitError, match='exists and was made otherwise'):
         finetune(other, ROWS, FAST, out_id=first.id, progress=False)
+
+
+CHANGED = {
+    'tokenizer.json': ('"go"', '"og"'),
+    'chat_template.jinja': ('<|end|>', '<|end|> '),
+    'config.json': ('10000.0', '20000.0'),
+    'generation_config.json': ('{', '{"temperature": 0.5, '),
+    'tokenizer_config.json': ('{', '{"model_input_names": ["input_ids"], '),
+}
+
+
+@pytest.mark.parametrize('file', CHANGED)
+def test_all_that_a_training_reads_makes_the_name_of_its_model(file, base, tmp_path, monkeypatch):
+    "The same weights with another tokenizer, template or setting; a changed file is refused, and a new card vouches for it."
+    names, changed = [], tmp_path / 'changed'
+    monkeypatch.setattr(trainer, 'build_model', lambda id, fill, recipe: names.append((id, recipe)) or changed)
+    shutil.copytree(model_dir(base), changed)
+    finetune(str(changed), ROWS, FAST, progress=False)
+    content = (changed / file).read_text()
+    old, new = CHANGED[file]
+    assert old in content
+    (changed / file).write_text(content.replace(old, new, 1))
+    for read in (finetune, open_session, quantize):
+        with pytest.raises(AgentkitError, match=f'{file} is not the file the card was written for'):
+            read(str(changed), *{finetune: [ROWS], quantize: ['q8_0']}.get(read, []))
+    card = read_json(changed / 'card.json')
+    write_card(changed, **{k: v for k, v in card.items() if not k.endswith('sha256') and k not in ('format', 'version')})
+    finetune(str(changed), ROWS, FAST, progress=False)
+    (one, recipe), (other, another) = names
+    assert one != other and recipe != another
 
 
 def test_untrained_weights_never_get_a_trained_name(base):
