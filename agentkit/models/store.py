@@ -80,11 +80,10 @@ def _identity(path):
 
 
 def _content(path):
-    "What a file says, whatever wrote it."
-    if path.suffix != '.json':
+    "What a file says; of settings without the version that wrote them."
+    if path.name not in ('config.json', 'generation_config.json'):
         return file_sha256(path)
-    content = read_json(path)
-    return {k: v for k, v in content.items() if k != 'transformers_version'} if isinstance(content, dict) else content
+    return {k: v for k, v in read_json(path).items() if k != 'transformers_version'}
 
 
 def write_card(
