@@ -999,6 +999,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'agentkit.evals.Report.to_dict': ('evals.html#report.to_dict', 'agentkit/evals.py'),
                                 'agentkit.evals.Report.trusted': ('evals.html#report.trusted', 'agentkit/evals.py'),
                                 'agentkit.evals.Report.unmeasured': ('evals.html#report.unmeasured', 'agentkit/evals.py'),
+                                'agentkit.evals._counted': ('evals.html#_counted', 'agentkit/evals.py'),
                                 'agentkit.evals._from_version_1': ('evals.html#_from_version_1', 'agentkit/evals.py'),
                                 'agentkit.evals._measured': ('evals.html#_measured', 'agentkit/evals.py'),
                                 'agentkit.evals._missing': ('evals.html#_missing', 'agentkit/evals.py'),

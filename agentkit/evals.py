@@ -55,6 +55,7 @@ def _row(t):
 
 def summarise(episodes: pd.DataFrame) -> dict:
     "One row about a set of episodes: n measured ones, success rate with its interval, and the means an episode."
+    episodes = _counted(episodes)
     measured = _measured(episodes)
 
     def mean(c):
@@ -95,13 +96,19 @@ def _success(measured):
 def _spent(episodes):
     "Tokens a success, dollars an episode and a success, all episodes included; None where nobody knows."
     n, wins, (tokens_in, _, tokens_out) = len(episodes), int(episodes['success'].sum()), _tokens(episodes)
-    paid = [cost(policy, *_tokens(g)) if g['calls'].any() else 0.0 for policy, g in episodes.groupby('policy')]
+    paid = [cost(policy, *_tokens(g)) for policy, g in episodes.groupby('policy')]
     each = lambda parts, among, digits: round(sum(parts) / among, digits) if None not in parts and among else None
     return dict(
         tokens_per_success=each([tokens_in, tokens_out], wins, 1),
         dollars=each(paid, n, 8),
         dollars_per_success=each(paid, wins, 8),
     )
+
+
+def _counted(episodes):
+    "The episodes with no number of tokens where a model was called that read none."
+    silent = (episodes['calls'] > 0) & (episodes['tokens_in'].astype(float) == 0)
+    return episodes.assign(**{k: episodes[k].mask(silent) for k in TOKENS})
 
 
 def _tokens(episodes):
