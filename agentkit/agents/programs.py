@@ -35,8 +35,6 @@ class Program:
     def __repr__(self):
         return f'{type(self).__name__}({self.name!r})'
 
-
-
 # %% ../../notebooks/agents/03_programs.ipynb #cd955787
 class Expert(Program):
     "The environment's own expert: the upper bound. Where it gives up it does nothing."

@@ -310,7 +310,9 @@ def _adapter(name, base):
     card, below = read_card(folder), read_card(base)
     if 'adapter_sha256' not in card:
         raise AgentkitError(f'{card["id"]} has no adapter: it was trained with lora_rank 0')
-    was = card.get('base_identity_sha256', below.get('identity_sha256'))  # older cards have the hash of the weights only
+    was = card.get(
+        'base_identity_sha256', below.get('identity_sha256')
+    )  # older cards have the hash of the weights only
     if card['base_weights_sha256'] != below['weights_sha256'] or was != below.get('identity_sha256', was):
         raise AgentkitError(
             f'{card["id"]} is an adapter of {card["base"]}, not of {below["id"]} as it is now: train it again'

@@ -94,7 +94,9 @@ def write_card(
     path = Path(path)
     hashes = {key: file_sha256(path / name) for key, name in FILES.items() if (path / name).is_file()}
     files = {name: file_sha256(path / name) for name in _files(path) if name not in FILES.values()}
-    own = dict(identity_sha256=_identity(path)) if 'weights_sha256' in hashes else {}  # an export has that of its source
+    own = (
+        dict(identity_sha256=_identity(path)) if 'weights_sha256' in hashes else {}
+    )  # an export has that of its source
     card = check_card({**dict(format=CARD, version=CARD_VERSION), **facts, **hashes, **own, 'files_sha256': files})
     write_json(path / 'card.json', card)
     return card

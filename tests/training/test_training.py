@@ -328,7 +328,7 @@ CHANGED = {
 
 @pytest.mark.parametrize('file', CHANGED)
 def test_all_that_a_training_reads_makes_the_name_of_its_model(file, base, tmp_path, monkeypatch):
-    "The same weights with another tokenizer, template or setting; a changed file is refused, and a new card vouches for it."
+    "The same weights with another tokenizer, template or setting; without a card for the changed file it is refused."
     names, changed = [], tmp_path / 'changed'
     monkeypatch.setattr(trainer, 'build_model', lambda id, fill, recipe: names.append((id, recipe)) or changed)
     shutil.copytree(model_dir(base), changed)
@@ -341,7 +341,9 @@ def test_all_that_a_training_reads_makes_the_name_of_its_model(file, base, tmp_p
         with pytest.raises(AgentkitError, match=f'{file} is not the file the card was written for'):
             read(str(changed), *{finetune: [ROWS], quantize: ['q8_0']}.get(read, []))
     card = read_json(changed / 'card.json')
-    write_card(changed, **{k: v for k, v in card.items() if not k.endswith('sha256') and k not in ('format', 'version')})
+    write_card(
+        changed, **{k: v for k, v in card.items() if not k.endswith('sha256') and k not in ('format', 'version')}
+    )
     finetune(str(changed), ROWS, FAST, progress=False)
     (one, recipe), (other, another) = names
     assert one != other and recipe != another
