@@ -1321,6 +1321,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'agentkit.models.names._tokens': ('models/names.html#_tokens', 'agentkit/models/names.py'),
                                        'agentkit.models.names.add_usage': ('models/names.html#add_usage', 'agentkit/models/names.py'),
                                        'agentkit.models.names.address_of': ('models/names.html#address_of', 'agentkit/models/names.py'),
+                                       'agentkit.models.names.all_tokens': ('models/names.html#all_tokens', 'agentkit/models/names.py'),
                                        'agentkit.models.names.cost': ('models/names.html#cost', 'agentkit/models/names.py'),
                                        'agentkit.models.names.count_calls': ('models/names.html#count_calls', 'agentkit/models/names.py'),
                                        'agentkit.models.names.named': ('models/names.html#named', 'agentkit/models/names.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUTES', 'KEYS', 'OWN_KEY', 'TOKENS', 'FREE', 'named', 'parse_spec', 'address_of', 'count_calls', 'usage',
-           'add_usage', 'price', 'cost']
+           'add_usage', 'all_tokens', 'price', 'cost']
 
 # %% ../../notebooks/models/01_names.ipynb #a728bd93
 import contextlib, functools, importlib.util
@@ -107,6 +107,12 @@ def add_usage(usages: Iterable[dict]) -> dict:
     usages = list(usages)
     values = {k: [u.get(k, 0) for u in usages] for u in usages for k in u}
     return {k: None if None in v else sum(v) for k, v in values.items()}
+
+
+def all_tokens(usage: dict) -> int | None:
+    "What was read and written together; None where nobody knows."
+    parts = usage.get('tokens_in', 0), usage.get('tokens_out', 0)
+    return None if None in parts else sum(parts)
 
 # %% ../../notebooks/models/01_names.ipynb #e9fbee55
 @functools.cache

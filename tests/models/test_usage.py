@@ -14,7 +14,7 @@ from agentkit.evals import evaluate, read_report
 from agentkit.judges.calibration import calibrate
 from agentkit.judges.language import AIFeedback, Pairwise
 from agentkit.models.find import make_lm
-from agentkit.models.names import TOKENS, add_usage, cost, count_calls, usage
+from agentkit.models.names import TOKENS, add_usage, all_tokens, cost, count_calls, usage
 from agentkit.rollouts import Runner
 from agentkit.tuning.prompts import optimize
 
@@ -183,6 +183,8 @@ def test_unknown_and_anything_is_unknown(usages):
         said = [u[k] for u in usages if k in u]
         assert n is None if None in said else n == sum(said)
     assert add_usage([add_usage(usages[:2]), add_usage(usages[2:])]) == total, 'in any order'
+    halves = total.get('tokens_in', 0), total.get('tokens_out', 0)
+    assert all_tokens(total) == (None if None in halves else sum(halves))
 
 
 def test_what_runs_here_is_free_and_what_has_no_price_is_not():
