@@ -2,6 +2,7 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import dspy
@@ -225,3 +226,14 @@ def test_a_search_that_nobody_counts(server, run, tmp_path):
     found = optimize(agent_of(server), TASKS[:2], TASKS[2:4], run.replace(folder=tmp_path), 'bootstrap', **options)
     assert found.spent['calls'] and found.spent['tokens_in'] is found.spent['dollars'] is None
     assert found.budget['basis'] == 'assumed' and '| dollars | unknown |' in str(found)
+
+
+def test_two_searches_at_once_in_a_folder_are_one(server, run, tmp_path):
+    def search(_):
+        return optimize(agent_of(server), TASKS[:2], TASKS[2:4], run.replace(folder=tmp_path), 'bootstrap')
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(search, range(2))
+    assert first.spent == second.spent and first.prompts == second.prompts
+    rows = [json.loads(line)['asked'] for line in next(tmp_path.glob('search-*.jsonl')).read_text().splitlines()]
+    assert len(rows) == len(set(rows)) == first.spent['episodes']
