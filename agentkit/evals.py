@@ -8,7 +8,7 @@ __all__ = ['COLUMNS', 'REPORT', 'VERSION', 'episode_table', 'summarise', 'Report
            'compare']
 
 # %% ../notebooks/evals.ipynb #c640f845
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 import pandas as pd
@@ -17,7 +17,7 @@ from .core.stats import compare_values, rate_interval
 from .core.store import check_format, read_json, write_json, write_text
 from .core.tables import markdown_table
 from .core.types import Task, Trajectory
-from .models.names import cost
+from .models.names import TOKENS, cost
 from .rollouts import Runner
 
 # %% ../notebooks/evals.ipynb #0527bdb9
@@ -27,7 +27,7 @@ COLUMNS = (
 ).split()
 
 
-def episode_table(trajectories: list[Trajectory]) -> pd.DataFrame:
+def episode_table(trajectories: Iterable[Trajectory]) -> pd.DataFrame:
     "A row an episode; `success` is 1 or 0, and empty where an episode is not measured."
     return pd.DataFrame(map(_row, trajectories), columns=COLUMNS)
 
@@ -49,16 +49,17 @@ def _row(t):
         progress=None if t.progress is None else round(t.progress, 4),
         seconds=t.seconds,
         error=t.error,
-        **{k: t.usage.get(k, 0) for k in ('tokens_in', 'tokens_cached', 'tokens_out', 'calls')},
+        **{k: t.usage.get(k, 0) for k in (*TOKENS, 'calls')},
     )
 
 
 def summarise(episodes: pd.DataFrame) -> dict:
     "One row about a set of episodes: n measured ones, success rate with its interval, and the means an episode."
+    episodes = _counted(episodes)
     measured = _measured(episodes)
 
     def mean(c):
-        m = measured[c].astype(float).mean()
+        m = measured[c].astype(float).mean(skipna=c not in TOKENS)  # half of the tokens is not their number
         return None if pd.isna(m) else round(float(m), 3)  # None: nobody can tell
 
     return dict(
@@ -94,18 +95,25 @@ def _success(measured):
 
 def _spent(episodes):
     "Tokens a success, dollars an episode and a success, all episodes included; None where nobody knows."
-    n, wins = len(episodes), int(episodes['success'].sum())
-    tokens = int(episodes[['tokens_in', 'tokens_out']].sum().sum())
-    counted = tokens or not episodes['calls'].sum()  # some servers do not count tokens
-    counts = ['tokens_in', 'tokens_cached', 'tokens_out']
-    paid = [cost(policy, *map(int, g[counts].sum())) for policy, g in episodes.groupby('policy')] if counted else [None]
-    dollars = None if None in paid else sum(paid)
-    each = lambda total, among, digits: round(total / among, digits) if total is not None and among else None
+    n, wins, (tokens_in, _, tokens_out) = len(episodes), int(episodes['success'].sum()), _tokens(episodes)
+    paid = [cost(policy, *_tokens(g)) for policy, g in episodes.groupby('policy')]
+    each = lambda parts, among, digits: round(sum(parts) / among, digits) if None not in parts and among else None
     return dict(
-        tokens_per_success=each(tokens if counted else None, wins, 1),
-        dollars=each(dollars, n, 8),
-        dollars_per_success=each(dollars, wins, 8),
+        tokens_per_success=each([tokens_in, tokens_out], wins, 1),
+        dollars=each(paid, n, 8),
+        dollars_per_success=each(paid, wins, 8),
     )
+
+
+def _counted(episodes):
+    "The episodes with no number of tokens where a model was called that read none."
+    silent = (episodes['calls'] > 0) & (episodes['tokens_in'].astype(float) == 0)
+    return episodes.assign(**{k: episodes[k].mask(silent) for k in TOKENS})
+
+
+def _tokens(episodes):
+    "The sums of TOKENS; None where they are not known of every episode."
+    return [None if episodes[k].isna().any() else int(episodes[k].sum()) for k in TOKENS]
 
 # %% ../notebooks/evals.ipynb #91d0f062
 REPORT, VERSION = 'agentkit-report', 2
@@ -196,7 +204,11 @@ def _sentence(report):
 
 def _price_tag(s):
     tokens, dollars = s['tokens_per_success'], s['dollars_per_success']
-    return f'{tokens:,.0f} tokens' + (f' and ${dollars:.2g}' if dollars else '') + ' a success; ' if tokens else ''
+    if tokens == 0 or not s['wins']:
+        return ''
+    number = 'an unknown number of' if tokens is None else f'{tokens:,.0f}'
+    price = ' at an unknown price' if dollars is None else f' and ${dollars:.2g}' * (dollars > 0)
+    return f'{number} tokens{price} a success; '
 
 
 def _missing(report):
@@ -254,9 +266,11 @@ def evaluate(
     if run is None:
         with Runner(tasks[0].env, progress=False) as own:
             return evaluate(policy, tasks, own, repeats, samples, seed, journal, max_unmeasured)
-    episodes = run(policy, tasks, repeats, samples, seed, journal=journal)
+    episodes = {t.key: t for t in run(policy, tasks, repeats, samples, seed, journal=journal)}  # a task twice is one
     info = dict(env=run.id, split=tasks[0].split, repeats=repeats, seed=seed, max_steps=run.limits.max_steps)
-    return Report(policy.name, episode_table(episodes), info, max_unmeasured, labels=run.kind.labels)
+    if served := getattr(getattr(policy, 'lm', None), 'fingerprint', None):
+        info['model'] = served  # of several with this name
+    return Report(policy.name, episode_table(episodes.values()), info, max_unmeasured, labels=run.kind.labels)
 
 # %% ../notebooks/evals.ipynb #bcbdec13
 def over_seeds(

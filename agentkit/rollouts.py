@@ -19,7 +19,7 @@ from .core.types import Decision, Observation, State, Step, Task, Trajectory, ep
 from .envs.base import views_of
 from .envs.find import find_env, identity, list_tasks
 from .envs.pool import EnvPool, WorkerError
-from .models.names import usage
+from .models.names import count_calls, usage
 
 # %% ../notebooks/rollouts.ipynb #4f11b317
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def run_episode(
     start, end, error = time.perf_counter(), '', ''
     views = env.all_views if hasattr(env, 'all_views') else views_of(type(env))
     state = State(task, env.reset(task, seed), expert=env.expert, views=views)
-    with dspy.track_usage() as used:
+    with count_calls() as used:
         while not end:
             try:
                 _take_step(policy, env, state, hints)
@@ -131,9 +131,13 @@ def _not_played(policy, pool, task, error, seed=0, sample=0, limits=Limits(), **
 
 # %% ../notebooks/rollouts.ipynb #91093f61
 def read_trajectories(path) -> list[Trajectory]:
-    "The episodes in a journal; of several with the same key, the last."
-    episodes = map(trajectory, Journal(path).rows())
-    return list({t.key if t.policy_id else (t.task.id, t.policy, t.seed): t for t in episodes}.values())
+    "The episodes in a journal; of several with the same key, the last that did not break off."
+    episodes = {}
+    for t in map(trajectory, Journal(path).rows()):
+        key = t.key if t.policy_id else (t.task.id, t.policy, t.seed)
+        if t.termination != 'error' or key not in episodes:  # somebody else may have measured it
+            episodes[key] = t
+    return list(episodes.values())
 
 
 class Runner:
@@ -214,7 +218,6 @@ class Runner:
             raise AgentkitError('no tasks to play')
         todo = [(t, s, k) for t in tasks for s in range(seed, seed + repeats) for k in range(samples)]
         path, drawn = journal or self.journal(policy), functools.cache(lambda k: _draw(policy, k, samples))
-        known = self._known(path, policy, todo, hints)
 
         def start():
             getattr(
@@ -229,7 +232,7 @@ class Runner:
             todo,
             one,
             key=lambda item: self.key(policy, *item),
-            known=known,
+            known=lambda: self._known(path, policy, todo, hints),
             journal=path and Journal(path),
             row=Trajectory.to_dict,
             parallel=self.parallel,

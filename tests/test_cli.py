@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from commands import session
 
 from agentkit.cli import COMMANDS, main
+from agentkit.core.store import read_json
 
 
 def lines(path, rows):
@@ -246,6 +248,23 @@ def test_evaluate(capsys, results, tmp_path):
     assert [p.stat().st_mtime_ns for p in out.glob('episodes/*')] == before
     other = answer(capsys, *command, '--option', 'start=1', '--repeats', 2)
     assert other['summary']['n'] == 8 and other['summary']['steps'] < report['summary']['steps']
+
+
+def test_another_limit_in_the_same_folder_is_another_evaluation(capsys, results, tmp_path):
+    command = ('evaluate', '--env', 'corridor', '--policy', 'expert', '--tasks', 20, '--out', tmp_path / 'e')
+    wins = [answer(capsys, *command, '--max-steps', n)['summary']['wins'] for n in (5, 50, 5)]
+    assert wins == [5, 20, 5]
+    assert read_json(tmp_path / 'e/report.json')['info']['max_steps'] == 5
+
+
+def test_the_same_command_twice_at_once_plays_each_episode_once(results, tmp_path):
+    "The second one says that it waits, and reports the same."
+    command = ('evaluate', '--env', 'corridor', '--policy', 'random', '--tasks', 30, '--out', tmp_path / 'e', '--json')
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (json.loads(p.stdout) for p in threads.map(lambda _: agentkit(*command), range(2)))
+    assert first == second and first['summary']['n'] == 30
+    (journal,) = (tmp_path / 'e/episodes').glob('*.jsonl')
+    assert len(journal.read_text().splitlines()) == 30
 
 
 def test_distill_for_machines_and_then_evaluate(results, tmp_path):

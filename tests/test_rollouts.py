@@ -1,29 +1,36 @@
 "Episodes in worker processes: killed, resumed, raising; what a journal answers for; and the program that DSPy sees."
 
 import dataclasses
+import functools
+import itertools
 import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import dspy
 import psutil
 import pytest
 from dspy import lm15
 
-from agentkit.agents.policy import Agent
+from agentkit.agents.policy import Agent, ConversationAdapter
 from agentkit.agents.programs import Chance, Expert, Guided, Program
 from agentkit.core.actions import Choice, Text, ToolCall
 from agentkit.core import store
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import Journal
 from agentkit.core.types import Hint, Observation, Task
+from agentkit.core.views import View
 from agentkit.envs.base import Environment
 from agentkit.envs.find import list_tasks
+from agentkit.evals import evaluate
 from agentkit.judges.base import success
 from agentkit.models.remote import backoff
 from agentkit.rollouts import Limits, Player, Runner, examples, read_trajectories, run_episode
+from agentkit.testing.corridor import Corridor
 from agentkit.testing.models import scripted_lm
+from agentkit.tuning.prompts import with_prompt
 
 TASKS = list_tasks('corridor', 'train', 6)
 
@@ -190,6 +197,109 @@ def test_an_episode_that_broke_off_is_played_again(tmp_path):
     assert [t.termination for t in first] == ['error'] * 2 and [t.score for t in first] == [None] * 2
     assert [t.termination for t in second] == ['won'] * 2
     assert len(Journal(path)) == 4 and len(read_trajectories(path)) == 2
+
+
+@pytest.mark.parametrize('order', [*itertools.permutations(('error', 'won', 'error'))])
+def test_an_episode_that_was_measured_counts_whatever_came_after(order, tmp_path):
+    "Of two runs at once, one had trouble with its server."
+    journal = Journal(tmp_path / 'j.jsonl')
+    t = run_episode(Expert(), Corridor(), TASKS[0])
+    broken = dataclasses.replace(t, termination='error', error='no answer', score=None)
+    for end in order:
+        journal.append((t if end == 'won' else broken).to_dict())
+    assert [t.termination for t in read_trajectories(journal.path)] == ['won']
+
+
+def test_two_runs_at_once_play_each_episode_once(tmp_path):
+    def one(_):
+        with Runner('corridor', tmp_path, workers=1, progress=False) as run:
+            return run(Chance(), TASKS, repeats=3)
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(one, range(2))
+    assert first == second, 'the second took what the first had played'
+    (path,) = tmp_path.glob('episodes/*.jsonl')
+    assert len(Journal(path)) == len(read_trajectories(path)) == len(first) == 18
+
+
+def test_a_task_named_twice_is_one(run):
+    report = evaluate(Chance(), [*TASKS[:2], *TASKS[:2]], run, repeats=2)
+    assert report.summary['n'] == 4 and len(run(Chance(), TASKS[:1] * 3)) == 3
+
+
+LIMITS = dict(max_steps=9, max_invalid=2, loop=3)
+
+
+@pytest.mark.parametrize('name', LIMITS)
+def test_a_journal_under_another_limit_says_which(name, run, tmp_path):
+    run(Expert(), TASKS[:1], journal=tmp_path / 'j.jsonl')
+    other = run.with_limits(**{name: LIMITS[name]})
+    was = getattr(Limits(), name)
+    with pytest.raises(AgentkitError, match=f'under other conditions: {name} {was} there, {LIMITS[name]} here; name'):
+        evaluate(Expert(), TASKS, other, journal=tmp_path / 'j.jsonl')
+    assert len(Journal(tmp_path / 'j.jsonl')) == 1, 'nothing was played before it was said'
+
+
+class Louder(View):
+    "A view whose writer has given it no name of its own."
+
+    def messages(self, state):
+        return [{**m, 'content': m['content'].upper()} for m in super().messages(state)]
+
+
+class Short(ConversationAdapter):
+    "An adapter of one's own."
+
+
+def other_agents():
+    "Agents that differ in one thing each."
+    lm = scripted_lm(['forward'])
+    example = dspy.Example(task='t', trajectory='', possible_actions=['a'], action='a')
+    yield 'demonstrations', with_prompt(Agent(lm, think=False), 'Choose the next action.', [example])
+    yield 'window', Agent(lm, think=False, adapter=ConversationAdapter(window=1))
+    yield 'view', Agent(lm, think=False, adapter=ConversationAdapter('bare'))
+    yield 'class of the view', Agent(lm, think=False, adapter=ConversationAdapter(Louder()))
+    yield 'window of an own adapter', Agent(lm, think=False, adapter=Short(window=1))
+    yield 'an own adapter', Agent(lm, think=False, adapter=Short())
+    yield 'thoughts', Agent(lm)
+    yield 'temperature', Agent(lm, think=False).sampling(temperature=0.5)
+    yield 'a setting of few', Agent(lm.copy(min_p=0.1), think=False)
+    yield 'another of few', Agent(lm.copy(min_p=0.2), think=False)
+    of_the_predictor = Agent(lm, think=False)
+    of_the_predictor.react.config = dict(temperature=0.9)
+    yield 'a setting of the predictor', of_the_predictor
+    yield 'class of the agent', type('Bold', (Agent,), {})(lm, think=False)
+
+
+@pytest.mark.parametrize('what, agent', [*other_agents()], ids=lambda x: x if isinstance(x, str) else '')
+def test_a_journal_of_another_agent_is_not_taken(what, agent, run, tmp_path):
+    plain = Agent(scripted_lm(['forward']), think=False)
+    run(plain, TASKS[:1], journal=tmp_path / 'j.jsonl')
+    with pytest.raises(AgentkitError, match='with another prompt, view, weights or sampling'):
+        run(agent, TASKS[:1], journal=tmp_path / 'j.jsonl')
+
+
+def test_agents_that_differ_have_different_ids():
+    ids = [agent.id for _, agent in other_agents()]
+    assert len(set(ids)) == len(ids) and ids == [agent.id for _, agent in other_agents()]
+
+
+def test_programs_are_told_apart_by_what_they_take_from_outside(run, tmp_path):
+    "The same source, closed over another word, bound to another or with another default."
+
+    def closed(word):
+        return lambda state: word
+
+    def bound(word, state):
+        return word
+
+    words = ('forward', 'back')
+    for make in (closed, lambda w: functools.partial(bound, w), lambda w: lambda state, word=w: word):
+        one, other = (Program(make(w), 'walker') for w in words)
+        assert one.id == Program(make('forward'), 'walker').id != other.id
+        run(one, TASKS[:1], journal=tmp_path / f'{one.id}.jsonl')
+        with pytest.raises(AgentkitError, match='under other conditions: walker with another'):
+            run(other, TASKS[:1], journal=tmp_path / f'{one.id}.jsonl')
 
 
 def test_hints_that_were_not_recorded_are_asked_for(tmp_path):

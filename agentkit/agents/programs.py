@@ -6,9 +6,8 @@
 __all__ = ['Program', 'Expert', 'Chance', 'Guided', 'Explorer']
 
 # %% ../../notebooks/agents/03_programs.ipynb #44224bed
-import inspect
 from collections.abc import Callable
-from .policy import Policy, resolve_view
+from .policy import Policy, resolve_view, source_of
 from ..core.store import digest, rng
 from ..core.types import Decision, State
 from ..core.views import View
@@ -21,10 +20,10 @@ class Program:
         self,
         function: Callable[[State], str | Decision],  # the action, or the whole decision
         name: str,
-        id: str = '',  # of all that decides; empty: the name and the function's source
+        id: str = '',  # of all that decides; empty: the name, the function's source and the plain values it uses
     ):
         self.function, self.name = function, name
-        self.id = id or digest('program', name, _source(function))
+        self.id = id or digest('program', name, *source_of(function))
 
     def act(self, state: State) -> Decision:
         decided = self.function(state)
@@ -35,13 +34,6 @@ class Program:
 
     def __repr__(self):
         return f'{type(self).__name__}({self.name!r})'
-
-
-def _source(function):
-    try:
-        return inspect.getsource(function)
-    except (OSError, TypeError):  # typed in at a prompt, or built in
-        return repr(getattr(function, '__qualname__', type(function)))
 
 # %% ../../notebooks/agents/03_programs.ipynb #cd955787
 class Expert(Program):

@@ -7,7 +7,7 @@ __all__ = ['GRACE', 'write_bytes', 'write_text', 'write_json', 'read_json', 'loc
            'fields_of', 'Stopped', 'stoppable', 'pause', 'journalled', 'digest', 'rng']
 
 # %% ../../notebooks/core/03_store.ipynb #7e4edfd1
-import contextlib, contextvars, dataclasses, fcntl, functools, hashlib, json, os, random, secrets, threading, time
+import contextlib, contextvars, dataclasses, fcntl, functools, hashlib, json, os, random, secrets, sys, threading, time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
@@ -67,11 +67,16 @@ def read_json(path):
 @contextlib.contextmanager
 def locked(
     path,  # of the lock's own file
+    busy: str = '',  # what is said on stderr while another one has it
 ):
     "One process, and one thread, at a time."
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'w') as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write(busy and f'{busy}\n')
+            fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
 # %% ../../notebooks/core/03_store.ipynb #72f8171c
@@ -201,7 +206,7 @@ def journalled(
     items: Iterable,
     do: Callable,  # item -> result
     key: Callable,  # item -> what names it
-    known: dict = {},  # key → result of an earlier run
+    known: Callable[[], dict] = dict,  # reads the results of earlier runs: key → result
     journal: Journal | None = None,  # where new results are appended
     row: Callable = dict,  # result -> what is written (JSON)
     parallel: int = 4,  # items at the same time
@@ -209,14 +214,30 @@ def journalled(
     bar: dict = {},  # for `progress_bar`: desc, unit, disable
     postfix: Callable | None = None,  # new results -> what stands behind the bar
 ) -> list:
-    "What `do` gives for each item, in their order."
-    items = list(items)
-    results = {key(x): known[key(x)] for x in items if key(x) in known}
-    missing = {key(x): x for x in items if key(x) not in results}
+    "What `do` gives for each item, in their order; of two runs on one journal the second waits, and finds it done."
+    keyed = [(key(x), x) for x in items]
+    results, missing = _known(keyed, known)
     if missing:
-        start()
-        results |= _in_threads(missing, do, journal, row, parallel, {**bar, 'total': len(items)}, postfix)
-    return [results[key(x)] for x in items]
+        with _alone(journal, bar):
+            results, missing = _known(keyed, known)  # by now
+            if missing:
+                start()
+                results |= _in_threads(missing, do, journal, row, parallel, {**bar, 'total': len(keyed)}, postfix)
+    return [results[k] for k, _ in keyed]
+
+
+def _alone(journal, bar):
+    "One run at a time that adds to a journal."
+    if journal is None:
+        return contextlib.nullcontext()
+    busy = '' if bar.get('disable') else f'{journal.path}: another run adds to it, this one waits'
+    return locked(journal.path.with_name(f'.{journal.path.name}.lock'), busy)
+
+
+def _known(keyed, known):
+    "What is known of these items, and those of which nothing is."
+    read = known()
+    return {k: read[k] for k, _ in keyed if k in read}, {k: x for k, x in keyed if k not in read}
 
 
 def _in_threads(missing, do, journal, row, parallel, bar, postfix):

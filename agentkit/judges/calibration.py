@@ -20,7 +20,7 @@ from ..core.tables import markdown_table
 from .base import passes
 from .language import LMJudge
 from .run import judge_all, name_of, task_id
-from ..models.names import cost
+from ..models.names import TOKENS, add_usage, cost
 
 # %% ../../notebooks/judges/05_calibration.ipynb #378a4645
 def kappa(
@@ -214,7 +214,8 @@ def _errors_in_words(s):
 
 
 def _cost_in_words(s):
-    spent = ', '.join(f'{s[k]:,} {k.replace("_", " ")}' for k in SPENT if s.get(k))
+    counts = {k.replace('_', ' '): s.get(k, 0) for k in SPENT}
+    spent = ', '.join(f'{"unknown" if n is None else f"{n:,}"} {what}' for what, n in counts.items() if n != 0)
     price = 'no price known' if s['dollars'] is None else f'{s["dollars"]:.4g} dollars'
     return f'Cost: {spent or "nothing"}, {price}.'
 
@@ -291,10 +292,6 @@ def _draw(judge, temperature, k):
 
 
 def _spent(judge, rounds):
-    total = Counter()
-    for verdicts in rounds:
-        for v in verdicts:
-            total.update({k: n for k, n in v.usage.items() if k in SPENT})
-    tokens = [total[k] for k in ('tokens_in', 'tokens_cached', 'tokens_out')]
-    dollars = cost(judge.lm.model, *tokens) if isinstance(judge, LMJudge) else 0.0
+    total = dict.fromkeys(SPENT, 0) | add_usage(v.usage for verdicts in rounds for v in verdicts)
+    dollars = cost(judge.lm.model, *(total[k] for k in TOKENS)) if isinstance(judge, LMJudge) else 0.0
     return dict(**{k: total[k] for k in SPENT}, dollars=dollars)

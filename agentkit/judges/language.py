@@ -29,8 +29,9 @@ from ..core.stats import cluster_interval, rate
 from ..core.store import utf8
 from ..core.types import Trajectory
 from .base import Judge, Verdict, episode, text_of
+from ..agents.policy import SETTINGS
 from ..models.find import make_lm
-from ..models.names import usage
+from ..models.names import add_usage, count_calls, usage
 
 # %% ../../notebooks/judges/03_language.ipynb #abbb479a
 class Shape(BaseModel):
@@ -253,7 +254,9 @@ class LMJudge(Judge):
     def state(self):
         settings = {k: v for k, v in self.lm.kwargs.items() if isinstance(v, (int, float)) or v is None}
         prompt, demos = self.predict.signature.instructions, [str(d) for d in self.predict.demos]
-        return dict(name=self.name, prompt=prompt, demos=demos, asked=settings)
+        weights = dict(sha256=self.lm.fingerprint) if hasattr(self.lm, 'fingerprint') else {}
+        words = {k: v for k, v in self.lm.kwargs.items() if k in SETTINGS and k not in settings}  # reasoning_effort, …
+        return dict(name=self.name, prompt=prompt, demos=demos, asked={**settings, **words}, **weights)
 
     def check(self):
         getattr(self.lm, 'check', lambda: None)()
@@ -268,7 +271,7 @@ class LMJudge(Judge):
         "The answer, and what a verdict says beside it: judge, usage, and without an answer an error or explanation."
         room = {k: max(v, tokens) for k in ('max_tokens', 'max_completion_tokens') if (v := self.lm.kwargs.get(k))}
         # no trace: an optimiser must not take the judge for a part of the agent
-        with dspy.context(adapter=self.adapter, trace=None), dspy.track_usage() as used:
+        with dspy.context(adapter=self.adapter, trace=None), count_calls() as used:
             answer, why_not = self._answer(shape, {**room, **sampling}, inputs)
         return answer, dict(judge=self.name, usage=usage(used), **why_not)
 
@@ -554,14 +557,14 @@ class Pairwise(LMJudge):
             if a.task.id != b.task.id:
                 raise AgentkitError(f'{a.task.id} and {b.task.id} are different tasks: there is nothing to compare')
             a, b, task = numbered(a.turns), numbered(b.turns), task or a.first.text
-        answers, spent = [], Counter()
+        answers, spent = [], {}
         for first, second in ((a, b), (b, a)):
             answer, rest = self.ask(Preference, sampling=sampling, task=task, first=first, second=second)
-            spent.update(rest['usage'])
+            spent = add_usage([spent, rest['usage']])
             if answer is None:
-                return Verdict(None, **{**rest, 'usage': dict(spent)})
+                return Verdict(None, **{**rest, 'usage': spent})
             answers.append(answer)
-        return self._both(*answers, dict(spent))
+        return self._both(*answers, spent)
 
     def _both(self, forth, back, spent):
         "What holds in both orders; a contradiction is a tie."

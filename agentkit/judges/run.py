@@ -9,6 +9,7 @@ __all__ = ['Strict', 'name_of', 'task_id', 'judge_all', 'read_verdicts', 'scored
 import dataclasses, threading
 from collections import Counter
 import dspy
+from ..agents.policy import source_of
 from ..core.errors import AgentkitError
 from ..core.store import Journal, digest, journalled
 from ..core.types import Trajectory
@@ -99,7 +100,7 @@ def judge_all(
     **sampling,  # for judges that ask a model: temperature, …
 ) -> list[Verdict]:
     "A verdict for each item, in their order."
-    state = judge.state() if isinstance(judge, Judge) else dict(name=name_of(judge))
+    state = judge.state() if isinstance(judge, Judge) else dict(name=name_of(judge), source=source_of(judge))
 
     def one(keyed):
         key, item = keyed
@@ -109,7 +110,7 @@ def judge_all(
         [(digest(state, _plain(x), sampling, n=24), x) for x in items],
         one,
         key=lambda keyed: keyed[0],
-        known=_known(journal),
+        known=lambda: _known(journal),
         journal=journal and Journal(journal),
         parallel=parallel,
         start=getattr(judge, 'check', lambda: None),
@@ -122,8 +123,17 @@ def judge_all(
 
 def _known(journal):
     "The rows of a journal by their keys; what failed is asked again."
-    rows = Journal(journal).rows() if journal else []
-    return {r['key']: r for r in rows if verdict(r).status != 'failed'}
+    return {k: r for k, r in _rows(journal).items() if verdict(r).status != 'failed'} if journal else {}
+
+
+def _rows(journal):
+    "The rows of a journal by their keys: of several the last that did not fail."
+    rows = {}
+    for i, r in enumerate(Journal(journal).rows()):
+        failed, key = verdict(r).status == 'failed', r.get('key', i)
+        if not failed or key not in rows:
+            rows[key] = r
+    return rows
 
 
 def _counts(rows):
@@ -131,8 +141,8 @@ def _counts(rows):
 
 
 def read_verdicts(path) -> list[Verdict]:
-    "The verdicts in a journal."
-    return [verdict(r) for r in Journal(path).rows()]
+    "The verdicts in a journal, each once: of several on the same, the last that did not fail."
+    return [verdict(r) for r in _rows(path).values()]
 
 # %% ../../notebooks/judges/04_run.ipynb #bfd3c34d
 def scored(

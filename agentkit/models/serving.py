@@ -25,7 +25,7 @@ from ..core.settings import settings, without_keys
 from ..core.store import read_json
 from .hold import answer_format, distinct
 from .remote import PlainErrors
-from .store import FILES, file_sha256, gguf_of, model_dir, read_card
+from .store import FILES, file_sha256, fingerprint, gguf_of, model_dir, read_card
 
 # %% ../../notebooks/models/06_serving.ipynb #e13e6b4e
 START_SECONDS, REPLY_SECONDS, ALIVE_SECONDS, DYING_SECONDS = 120, 120, 5, 0.5
@@ -68,6 +68,8 @@ class Server:
         adapters=(),  # (id, model directory) pairs
     ):
         self.model, self.slots, self.context, self.adapters = name, slots, context, [id for id, _ in adapters]
+        self.folders = [Path(path).resolve().parent, *(d.resolve() for _, d in adapters)]
+        self._files = [Path(path), *(d / FILES['adapter_sha256'] for _, d in adapters)]
         self.key, self._options = secrets.token_hex(16), self._child_options(Path(path), threads, adapters)
         self._start()
 
@@ -88,7 +90,7 @@ class Server:
 
     def _launch(self):
         "Has a new child come up?"
-        self.log, self.url, self._late = tempfile.TemporaryFile(), '', False
+        self.log, self.url, self._late, served = tempfile.TemporaryFile(), '', False, self._now()
         fcntl.fcntl(self.log, fcntl.F_SETFL, os.O_APPEND)
         self._child = subprocess.Popen(
             [sys.executable, '-m', self.process, json.dumps(self._options)],
@@ -103,12 +105,20 @@ class Server:
         timer.start()
         line = self._child.stdout.readline()  # an empty line: the child is dead
         timer.cancel()
-        self.url = json.loads(line)['url'] if line else ''
+        self.url, self._served = json.loads(line)['url'] if line else '', served
         return bool(line)
 
     def _too_late(self):
         self._late = True
         self._kill()
+
+    def _now(self):
+        return [file_sha256(f) for f in self._files]
+
+    @property
+    def stale(self) -> bool:
+        "Do the files hold another model than the one that is served?"
+        return self._served != self._now()
 
     def _child_options(self, path, threads, adapters):
         "What the child is told."
@@ -258,6 +268,7 @@ class VllmServer(Server):
         if not self.adapters:
             self.close()
             return self._start()
+        self._served = self._now()
         for name, path in self._options['adapters'].items():
             self._accepted('/v1/unload_lora_adapter', dict(lora_name=name))
             self._accepted('/v1/load_lora_adapter', dict(lora_name=name, lora_path=path))
@@ -296,23 +307,31 @@ def serve(
     if path.match(FILES['adapter_sha256']):
         folder = path.parents[1]
         base = read_card(folder)['base']
-        return _with_adapter(folder.name) or serve(base, slots, context, threads, [str(folder)], backend)
+        return _fresh(_with_adapter(folder)) or serve(base, slots, context, threads, [str(folder)], backend)
     kind = _backend(backend, path)
     name = path.stem if str(model).endswith('.gguf') else path.parent.name
     beside = [_adapter(a, path.parent) for a in adapters]
     key = (kind, str(path.resolve()), slots, context, threads, *(str(d) for _, d in beside))
     with _servers_lock:
-        server = _servers.get(key) or (None if beside else _with_adapter(name))
+        server = _servers.get(key) or (None if beside or path.parent.name != name else _with_adapter(path.parent))
         if server is None or not server.alive:
             if server:
                 server.close()  # what it had started goes with it
             server = _servers[key] = kind(path, name, slots, context, threads, beside)
-        return server
+        return _fresh(server)
 
 
-def _with_adapter(name):
+def _fresh(server):
+    "The server, for what its files hold now."
+    with _servers_lock:
+        if server and server.stale:
+            server.reload()
+    return server
+
+
+def _with_adapter(folder):
     "The server that has this model as one of several: as an adapter, or as the base of adapters."
-    return next((s for s in _servers.values() if s.alive and s.adapters and name in (s.model, *s.adapters)), None)
+    return next((s for s in _servers.values() if s.alive and s.adapters and folder.resolve() in s.folders), None)
 
 
 def _adapter(name, base):
@@ -321,8 +340,13 @@ def _adapter(name, base):
     card, below = read_card(folder), read_card(base)
     if 'adapter_sha256' not in card:
         raise AgentkitError(f'{card["id"]} has no adapter: it was trained with lora_rank 0')
-    if card['base_weights_sha256'] != below['weights_sha256']:
-        raise AgentkitError(f'{card["id"]} is an adapter of {card["base"]}, not of {below["id"]}')
+    was = card.get(
+        'base_identity_sha256', below.get('identity_sha256')
+    )  # older cards have the hash of the weights only
+    if card['base_weights_sha256'] != below['weights_sha256'] or was != below.get('identity_sha256', was):
+        raise AgentkitError(
+            f'{card["id"]} is an adapter of {card["base"]}, not of {below["id"]} as it is now: train it again'
+        )
     return folder.name, folder
 
 
@@ -438,8 +462,11 @@ class LocalEngine:
     def server(self, model: str) -> Server:
         "The running server; looked up once, and again when it has died."
         server = self._servers.get(model)
-        if server is None or not server.alive:
-            server = self._servers[model] = serve(model, **self.options)
+        return server if server is not None and server.alive else self.look_up(model)
+
+    def look_up(self, model: str) -> Server:
+        "The running server, for what the model's files hold now."
+        server = self._servers[model] = serve(model, **self.options)
         return server
 
     def complete(self, request):
@@ -504,8 +531,8 @@ class LocalLM(PlainErrors, dspy.LM):
 
     @property
     def fingerprint(self) -> str:
-        "The SHA-256 of the file that is served: two models with the same one answer the same."
-        return file_sha256(gguf_of(self.model))
+        "A digest of what is served: two models with the same one answer the same."
+        return fingerprint(self.model, settings()['models']['backend'])
 
     def hold(self, actions: Actions, think: bool = False) -> dict:
         "The arguments of a call that make the answer possible: of a list, exactly one of the actions."
@@ -518,7 +545,7 @@ class LocalLM(PlainErrors, dspy.LM):
 
     def check(self):
         "Is there such a model, and does its server come up? If not, one clear error."
-        self.server
+        self.engine.look_up(self.model)
 
 # %% ../../notebooks/models/06_serving.ipynb #cbacadc8
 def local_lm(

@@ -90,6 +90,7 @@ def build_model(
         if not target.exists():
             work = target.parent / f'.{id}.{recipe}part'
             work.mkdir(exist_ok=True)
+            (work / 'card.json').unlink(missing_ok=True)  # of work that broke off
             write_card(work, id=id, recipe=recipe, versions=_versions(), **_filled(work, fill))
             os.replace(work, target)
     if read_card(target)['recipe'] != recipe:
@@ -153,7 +154,8 @@ def make_nano(
         save_model(_new_llama(tokenizer, size, seed, context), tokenizer, folder, SERVED['nano'])
         return dict(family='nano', base='', trained=False, steps=0, size=size, seed=seed)
 
-    return build_model(f'nano-base-{digest(texts, seed, SIZES[size], SPREAD, vocabulary, context)}', fill).name
+    definition = SPECIAL, TEMPLATE, vocabulary
+    return build_model(f'nano-base-{digest(texts, definition, seed, SIZES[size], SPREAD, context)}', fill).name
 
 # %% ../../notebooks/training/02_bases.ipynb #3a76e538
 SMOLLM2 = 'b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53'

@@ -17,7 +17,7 @@ from ..core.store import Journal, Stopped, digest, pause, read_json, rng, write_
 from ..envs.find import find_env
 from ..models.gguf import known_type, tensor_types, write_gguf, write_gguf_adapter
 from ..models.serving import Server, reload_servers, stop_servers
-from ..models.store import model_dir, read_card, write_card
+from ..models.store import identity, model_dir, read_card, write_card
 from .bases import SERVED, build_model, ensure_model, make_nano, quiet_transformers, save_model
 from .encoding import Encoded, check_row, encode, learned
 
@@ -245,6 +245,7 @@ class Training:
     ):
         torch = self.torch = need('torch', 'train')
         self.source, self.config, self.folder, self.base = source, config, folder, _trainable(source)
+        self.identity = identity(source)
         self.tokenizer = quiet_transformers().AutoTokenizer.from_pretrained(source)
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.adapted, model = _student(source, config)
@@ -365,7 +366,7 @@ class Training:
             family=base['family'],
             base=base['id'],
             base_weights_sha256=base['weights_sha256'],
-            base_tokenizer_sha256=base.get('tokenizer_sha256', ''),
+            base_identity_sha256=self.identity,
             trained=self.steps > 0,
             steps=self.steps,
             config=dataclasses.asdict(self.config),
@@ -410,11 +411,9 @@ def finetune(
     source = _source(base, rows)
     card = _trainable(source)
     config = config or TrainConfig.of(card['family'])
-    recipe = digest(card['weights_sha256'], [r['messages'] for r in rows], config.recipe)
+    recipe = digest(identity(source), [r['messages'] for r in rows], config.recipe)
     train = functools.partial(_train, source, rows, config, recipe, progress)
     path = build_model(out_id or f'{card["family"]}-{recipe}', train, recipe)
-    if read_card(path).get('base_tokenizer_sha256', '') not in ('', card.get('tokenizer_sha256', '')):
-        raise AgentkitError(f'the model {path.name} was made from a base with another tokenizer: choose another out_id')
     return Trained(path.name, path)
 
 
@@ -458,7 +457,7 @@ class Session(Training):
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             raise AgentkitError(f'the session {name} is open already: close it, or choose another name') from e
-        super().__init__(source, config, folder, digest(_trainable(source)['weights_sha256'], config.recipe))
+        super().__init__(source, config, folder, digest(identity(source), config.recipe))
 
     def step(
         self,
@@ -554,12 +553,14 @@ def quantize(
     if 'quantised' in card:
         raise AgentkitError(f'{card["id"]} is an export itself: quantize {card["quantised"]["of"]}')
 
+    _trainable(source)
+
     def fill(folder):
         path = write_gguf(source, type, folder / 'model.gguf')
-        own = ('format', 'version', 'id', 'recipe', 'versions', 'gguf_sha256', 'adapter_sha256')
+        own = ('format', 'version', 'id', 'recipe', 'versions', 'gguf_sha256', 'adapter_sha256', 'files_sha256')
         return {
             **{k: v for k, v in card.items() if k not in own},
             'quantised': dict(of=card['id'], type=type, bytes=path.stat().st_size, tensors=tensor_types(path)),
         }
 
-    return build_model(f'{source.name}-{type}', fill, digest(_trainable(source)['weights_sha256'], type)).name
+    return build_model(f'{source.name}-{type}', fill, digest(identity(source), type)).name

@@ -117,6 +117,7 @@ def distill(
         raise AgentkitError(f'unknown method {method!r}; known: {", ".join(METHODS)}')
     if not tasks:
         raise AgentkitError('no tasks to learn from')
+    tasks = list({t.id: t for t in tasks}.values())  # a task twice is one
     if rounds < 0 or len(tasks) <= rounds:
         raise AgentkitError(
             f'{rounds} rounds with {len(tasks)} tasks: there must be more tasks than rounds, '

@@ -10,8 +10,10 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.errors import AgentkitError
+from ..core.settings import settings
 from ..core.store import check_format, fields_of, read_json, write_json
 from ..evals import Report, compare
+from ..models.store import fingerprint, models
 
 # %% ../../notebooks/tuning/03_gate.ipynb #7749488d
 FORMAT, VERSION = 'agentkit-decision', 1
@@ -71,6 +73,7 @@ def promote(
     if not 0 <= margin < 1:
         raise AgentkitError(f'margin is a loss of success from 0 to below 1, not {margin}')
     _check_same(student, reference)
+    _check_models(student, reference)
     _check_in_use(student, reference, Path(folder))
     numbers = compare(reference, student)
     bound = _lower_end(numbers)
@@ -115,6 +118,16 @@ def _check_same(student, reference):
                 f'{r.unmeasured} of {len(r.episodes)} episodes of {r.policy} are not measured: '
                 'evaluate it again, which plays what broke off once more'
             )
+
+
+def _check_models(*reports):
+    "Are the local models that are here still those that were measured?"
+    for r in reports:
+        if r.policy.removeprefix('local/') not in models():
+            continue
+        now = fingerprint(r.policy, settings()['models']['backend'])
+        if r.info.get('model', now) != now:
+            raise AgentkitError(f'{r.policy} is no longer the model that was measured: evaluate it again')
 
 
 def _check_in_use(student, reference, folder):

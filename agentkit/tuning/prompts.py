@@ -22,7 +22,7 @@ from dspy.utils.exceptions import AdapterParseError
 from ..agents.policy import Agent, Policy, lm_state, resolve_view
 from ..agents.saving import save_agent
 from ..core.errors import AgentkitError, EpisodeError, need, progress_bar
-from ..core.store import GRACE, Journal, digest, read_json, write_json
+from ..core.store import GRACE, Journal, digest, locked, read_json, write_json
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory, said, trajectory, transcript
 from ..envs.base import views_of
@@ -31,7 +31,7 @@ from ..envs.tasks import check_disjoint, check_tasks
 from ..evals import Report, compare, evaluate
 from ..judges.base import Judge, success
 from ..models.find import make_lm
-from ..models.names import cost, usage
+from ..models.names import add_usage, cost, count_calls, usage
 from ..rollouts import Runner, episode_prediction, examples
 from ..training.dspy_bridge import retrace
 
@@ -385,7 +385,8 @@ class _Ledger:
     "What a search really needs, over all threads and all copies of the program."
 
     def __init__(self, bar, journal=None):
-        self.bar, self.lock, self.error, self.running, self.spent = bar, threading.Lock(), None, {}, Counter()
+        self.bar, self.lock, self.error, self.running = bar, threading.Lock(), None, {}
+        self.spent = dict.fromkeys(COUNTS, 0)
         self.journal, self.answers = journal and Journal(journal), defaultdict(deque)
         for row in self.journal.rows() if journal else ():
             self.answers[row['asked']].append(row['answer'])
@@ -404,7 +405,7 @@ class _Ledger:
 
     def add(self, **counts):
         with self.lock:
-            self.spent.update(counts)
+            self.spent = add_usage([self.spent, counts])
 
     def stop(self, error):
         self.error = self.error or error
@@ -524,7 +525,7 @@ class ProposalAdapter(dspy.ChatAdapter):
         if kept:
             self.ledger.add(**kept['spent'])
             return kept['fields']
-        spent = Counter()
+        spent = {}
         try:
             fields = self._ask(lm, lm_kwargs, signature, demos, inputs, spent)
         finally:
@@ -534,10 +535,10 @@ class ProposalAdapter(dspy.ChatAdapter):
 
     def _ask(self, lm, lm_kwargs, signature, demos, inputs, spent):
         try:
-            with dspy.track_usage() as used:
+            with count_calls() as used:
                 return super().__call__(lm, lm_kwargs, signature, demos, inputs)
         except (AdapterParseError, EpisodeError):
-            spent['unreadable'] += 1
+            spent['unreadable'] = 1
             if 'proposed_instruction' not in signature.output_fields:
                 raise
             return [dict(proposed_instruction=inputs['basic_instruction'])]
@@ -546,7 +547,7 @@ class ProposalAdapter(dspy.ChatAdapter):
         except Exception as e:
             self.ledger.stop(AgentkitError(f'the prompt model {lm.model} failed: {e}'))
         finally:
-            spent.update({f'prompt_{k}': v for k, v in {**usage(used), 'calls': 1}.items()})
+            spent |= {f'prompt_{k}': v for k, v in {**usage(used), 'calls': 1}.items()}
 
 # %% ../../notebooks/tuning/01_prompts.ipynb #ad1b5463
 def with_prompt(
@@ -598,10 +599,11 @@ class _Search:
     def result(self, most):
         "What it found and what it needed; a search that is finished is read, not repeated."
         path = self.folder / 'search.json'
-        finished = read_json(path) if path.is_file() else {}
-        if finished.get('key') == self.key:
-            return finished
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / '.search.lock'):  # a second one waits, and finds it done
+            finished = read_json(path) if path.is_file() else {}
+            return finished if finished.get('key') == self.key else self._searched(path, most)
+
+    def _searched(self, path, most):
         start, hidden = time.perf_counter(), not self.run.progress
         with (
             progress_bar(total=most, desc=self.method, unit='episode', disable=hidden) as bar,
@@ -709,12 +711,11 @@ class Optimised:
     def _needed(self):
         "A table: what the search needed, and what it might have needed."
         s, b = self.spent, self.budget
-        unknown = None in (s['dollars'], b['dollars'])
-        dollars = ('–', '–') if unknown else (f'{s["dollars"]:.2f}', f'{b["dollars"]:.2f} with both evaluations')
+        dollars = ['unknown' if d is None else f'{d:.2f}' for d in (s['dollars'], b['dollars'])]
         rows = (
             ('episodes', s['episodes'], b['search'][1]),
             ('calls of the prompt model', s['prompt_calls'], b['prompt_calls']),
-            ('dollars', *dollars),
+            ('dollars', dollars[0], f'{dollars[1]} with both evaluations'),
         )
         return markdown_table(dict(zip(('the search', 'needed', 'at most'), row)) for row in rows)
 
@@ -813,9 +814,10 @@ def _played(report):
 
 
 def _episode(report):
-    "The mean tokens of an episode that did not break off."
+    "The mean tokens of an episode that did not break off; None: its server does not count them."
     e = report.episodes
-    return {k: float(e[k][e['termination'] != 'error'].mean()) for k in EPISODE}
+    known = e[e['termination'] != 'error'][list(EPISODE)]
+    return None if known.isna().any(axis=None) else {k: float(known[k].mean()) for k in EPISODE}
 
 
 def _say(b, run):

@@ -241,7 +241,7 @@ def test_an_error_in_one_item_keeps_the_others(tmp_path):
         journalled(range(2), do, parallel=2, **options)
     assert journal.rows() == [dict(n=1, square=1)]
     known = {r['n']: (r['n'], r['square']) for r in journal.rows()}
-    assert journalled([1, 2], square, known=known, **options) == [(1, 1), (2, 4)]
+    assert journalled([1, 2], square, known=lambda: known, **options) == [(1, 1), (2, 4)]
     assert sorted(begun) == [0, 1]
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dspy
@@ -54,7 +55,7 @@ def test_a_journal_is_resumed_and_failures_are_asked_again(tmp_path):
     assert sorted(Moody.seen) == ['task-0', 'task-1', 'task-1', 'task-2', 'task-3'], (
         'only what had failed was asked again'
     )
-    assert [r['task'] for r in Journal(path).rows()][-1] == 'task-1' and len(read_verdicts(path)) == 5
+    assert [r['task'] for r in Journal(path).rows()][-1] == 'task-1' and len(read_verdicts(path)) == 4
 
 
 def test_another_prompt_another_model_or_another_episode_is_another_question(tmp_path):
@@ -78,6 +79,57 @@ def test_another_prompt_another_model_or_another_episode_is_another_question(tmp
     ):
         ask(judge, t)
     assert len(Journal(path)) == 4
+
+
+@pytest.mark.parametrize('first, second', [(None, 1.0), (1.0, None), (None, None)])
+def test_a_verdict_counts_once_and_one_that_failed_for_nothing_where_another_did_not(first, second, tmp_path):
+    "As two runs at once leave them, or one that asks again."
+    journal = Journal(tmp_path / 'v.jsonl')
+    for score in (first, second):
+        v = Verdict(score, judge='j', error='' if score else 'the server was sick')
+        journal.append(dict(v.to_dict(), key='the same item'))
+    journal.append(dict(Verdict(0.0, judge='j').to_dict(), key='another item'))
+    journal.append(Verdict(0.5, judge='j').to_dict())  # as in files without keys
+    assert [v.score for v in read_verdicts(journal.path)] == [first or second, 0.0, 0.5]
+
+
+def test_two_runs_at_once_judge_each_item_once(tmp_path):
+    asked, items = [], [played(i) for i in range(20)]
+
+    class Slow(Judge):
+        name = 'slow'
+
+        def decide(self, t):
+            asked.append(t.seed)
+            return Verdict(1.0, judge=self.name)
+
+    with ThreadPoolExecutor(2) as threads:
+        judge = lambda _: judge_all(Slow(), items, tmp_path / 'v.jsonl', progress=False)
+        first, second = threads.map(judge, range(2))
+    assert first == second and sorted(asked) == [*range(20)] and len(read_verdicts(tmp_path / 'v.jsonl')) == 20
+
+
+def test_a_journal_does_not_answer_for_other_weights_or_settings_or_another_function(tmp_path):
+    path = tmp_path / 'v.jsonl'
+
+    def ask(judge):
+        judge_all(judge, [played()], path, progress=False)
+        return len(Journal(path))
+
+    lm = scripted_lm([rated(4)])
+    low, high = (lm.copy(reasoning_effort=effort) for effort in ('low', 'high'))
+    one, other = lm.copy(), lm.copy()
+    one.fingerprint, other.fingerprint = 'a' * 64, 'b' * 64  # as of local models of one name
+    judges = [TrajectoryRating(m, steps=False) for m in (lm, low, high, one, other)]
+    assert [ask(j) for j in judges + judges] == [1, 2, 3, 4, 5] + [5] * 5
+
+    def metric(words):
+        def good(gold, pred, trace=None):
+            return float(words in str(pred.trajectory))
+
+        return good
+
+    assert [ask(metric(w)) for w in ('mug', 'cup', 'mug')] == [6, 7, 7]
 
 
 def test_the_same_episode_twice_is_asked_once():

@@ -1,6 +1,6 @@
 """Serving: what must hold when processes die, answers are strange, or files are not what they say."""
 
-import copy, json, os, signal, subprocess, sys, threading, time
+import copy, json, os, shutil, signal, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import pytest
@@ -319,6 +319,19 @@ def test_a_changed_file_is_served_after_a_reload(model, tmp_path):
     assert answer_of(lm) == answer_of(alone) != before
 
 
+def test_who_begins_anew_is_served_what_the_files_hold_now(model, tmp_path):
+    "A model that was made again under its name, while its server was running."
+    one, other = (model_dir(make_nano(ROWS, size='tiny', vocabulary=300, seed=i)) for i in (0, 5))
+    shutil.copytree(one, tmp_path / 'again')
+    lm = local_lm(tmp_path / 'again', slots=1, context=1024, threads=1)
+    before, server = answer_of(lm), lm.server
+    shutil.rmtree(tmp_path / 'again')
+    shutil.copytree(other, tmp_path / 'again')
+    lm.check()  # as at the beginning of a run
+    assert lm.server is server and server.alive
+    assert answer_of(lm) == answer_of(local_lm(other, slots=1, context=1024, threads=1)) != before
+
+
 def test_requests_in_flight_survive_a_reload(lm):
     with ThreadPoolExecutor(4) as threads:
         calls = [threads.submit(answer_of, lm) for _ in range(40)]
@@ -475,7 +488,6 @@ def test_copies_share_the_server(lm):
     ],
 )
 def test_a_card_that_lies(model, tmp_path, change, message):
-    import shutil
 
     copy = tmp_path / 'm'
     shutil.copytree(model_dir(model), copy)
@@ -485,7 +497,6 @@ def test_a_card_that_lies(model, tmp_path, change, message):
 
 
 def test_a_missing_file_is_named(model, tmp_path):
-    import shutil
 
     shutil.copytree(model_dir(model), tmp_path / 'm')
     (tmp_path / 'm' / 'model.gguf').unlink()

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -183,6 +184,30 @@ def test_episodes_that_runs_share_are_those_of_the_run(store):
         table = read_json(artifact(runs()[f'run{i}'], 'episodes.json'))['data']
         assert [row[1].strip() for row in table] == [f'Prompt {i}.'] * 2
     assert to_mlflow('doors')['copied'] == []
+
+
+def test_two_runs_at_once_and_two_copies_are_one_of_each(store):
+    "Journals in which two runs have added everything, one of them with trouble; copied twice at the same time."
+    folder = run_folder(store)
+    for path in folder.glob('*.jsonl'):
+        rows = Journal(path).rows()
+        for row in [*rows, {**rows[0], 'termination': 'error', 'error': 'no answer', 'score': None}]:
+            Journal(path).append(row)
+    with ThreadPoolExecutor(2) as threads:
+        copies = [*threads.map(lambda _: to_mlflow('doors')['copied'], range(2))]
+    assert sorted(copies) == [[], ['0a1b2c']] and len(runs()) == 1
+    for name in ('episodes', 'episodes.before'):
+        table = json.loads(artifact(runs()['0a1b2c'], f'{name}.json').read_text())
+        assert len(table['data']) == 2 and 'error' not in str(table)
+
+
+def test_what_is_unknown_is_no_number(store):
+    result = read_json(run_folder(store) / 'result.json')
+    for k in ('tokens_per_success', 'dollars', 'dollars_per_success', 'tokens_in'):
+        result['rows'][-1][k] = None
+    write_json(store / 'doors/0a1b2c/result.json', result)
+    to_mlflow('doors')
+    assert not {k for k in runs()['0a1b2c'].data.metrics if 'dollars' in k or 'tokens' in k}
 
 
 def test_a_second_copy_changes_nothing_and_a_changed_run_is_replaced(store):

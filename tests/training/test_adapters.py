@@ -1,6 +1,7 @@
 """LoRA adapters: kept beside the merged model, and served from one process with their base."""
 
 import dataclasses
+import shutil
 
 import psutil
 import pytest
@@ -12,7 +13,7 @@ from agentkit.core.store import read_json, write_json
 torch = pytest.importorskip('torch')
 pytest.importorskip('xllamacpp')
 from agentkit.models.serving import local_lm, serve, stop_servers  # noqa: E402
-from agentkit.models.store import file_sha256, model_dir, read_card  # noqa: E402
+from agentkit.models.store import file_sha256, model_dir, read_card, write_card  # noqa: E402
 from agentkit.training.bases import make_nano  # noqa: E402
 from agentkit.training.trainer import TrainConfig, finetune  # noqa: E402
 
@@ -172,6 +173,25 @@ def test_an_adapter_of_another_base_is_refused(base, students):
         serve(other, adapters=[students[0].id])
     with pytest.raises(AgentkitError, match=f'{base} has no adapter: it was trained with lora_rank 0'):
         serve(base, adapters=[base])
+
+
+def test_an_adapter_does_not_fit_its_base_with_another_tokenizer(base, students, tmp_path):
+    "The base was replaced under its name: the same weights, and a card that vouches for the new files."
+    folder = model_dir(base)
+    shutil.copytree(folder, tmp_path / 'before')
+    try:
+        path = folder / 'generation_config.json'
+        path.write_text(path.read_text().replace('{', '{"top_k": 3, ', 1))
+        with pytest.raises(AgentkitError, match='generation_config.json is not the file the card was written for'):
+            serve(base, adapters=[students[0].id])
+        card = read_json(folder / 'card.json')
+        old = {k: v for k, v in card.items() if not k.endswith('sha256') or k.startswith('base_')}
+        write_card(folder, **{k: v for k, v in old.items() if k not in ('format', 'version')})
+        with pytest.raises(AgentkitError, match=f'is an adapter of {base}, not of {base} as it is now: train it again'):
+            serve(base, adapters=[students[0].id])
+    finally:
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / 'before', folder)
 
 
 def test_a_swapped_adapter_is_noticed(base, students):

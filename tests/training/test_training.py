@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from toys import GAMES as ROWS, episode
 from agentkit.core.errors import AgentkitError
-from agentkit.core.store import Journal
+from agentkit.core.store import Journal, read_json
 from agentkit.data.rows import call_rows
-from agentkit.models.store import model_dir, models, read_card
+from agentkit.models.store import model_dir, models, read_card, write_card
 from agentkit.testing.corridor import Corridor
 
 torch = pytest.importorskip('torch')
@@ -22,6 +22,7 @@ from agentkit.training.bases import END, ensure_model, make_nano  # noqa: E402
 from agentkit.training.dspy_bridge import with_provider  # noqa: E402
 from agentkit.training.encoding import encode  # noqa: E402
 from agentkit.training.trainer import TrainConfig, batch_loss, finetune, learned_tokens, packed, plan  # noqa: E402
+from agentkit.training.trainer import open_session, quantize  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     'ignore:`is_gradient_checkpointing` is deprecated', 'ignore:Passing OpenAI-style message dictionaries'
@@ -474,15 +475,47 @@ def test_a_chosen_name_is_not_reused_for_another_training(base):
 
 
 def test_the_same_weights_with_another_tokenizer_are_another_base():
-    "Weights depend on the size of a vocabulary, not on its words: the name of a model could mean two."
+    "Weights depend on the size of a vocabulary, not on its words: the names of models are made of both."
     words = [m['content'] for r in ROWS for m in r['messages']]
     one, other = (make_nano(texts, size='tiny', vocabulary=290) for texts in (words, [w[::-1] for w in words]))
     cards = [read_card(model_dir(m)) for m in (one, other)]
     assert cards[0]['weights_sha256'] == cards[1]['weights_sha256'] and other != one
-    finetune(one, ROWS, FAST, progress=False)
-    with pytest.raises(AgentkitError, match='was made from a base with another tokenizer: choose another out_id'):
-        finetune(other, ROWS, FAST, progress=False)
-    assert finetune(other, ROWS, FAST, out_id='other-words', progress=False).card['base'] == other
+    first, second = (finetune(base, ROWS, FAST, progress=False) for base in (one, other))
+    assert first.id != second.id and second.card['base'] == other
+    with pytest.raises(AgentkitError, match='exists and was made otherwise'):
+        finetune(other, ROWS, FAST, out_id=first.id, progress=False)
+
+
+CHANGED = {
+    'tokenizer.json': ('"go"', '"og"'),
+    'chat_template.jinja': ('<|end|>', '<|end|> '),
+    'config.json': ('10000.0', '20000.0'),
+    'generation_config.json': ('{', '{"temperature": 0.5, '),
+    'tokenizer_config.json': ('{', '{"model_input_names": ["input_ids"], '),
+}
+
+
+@pytest.mark.parametrize('file', CHANGED)
+def test_all_that_a_training_reads_makes_the_name_of_its_model(file, base, tmp_path, monkeypatch):
+    "The same weights with another tokenizer, template or setting; without a card for the changed file it is refused."
+    names, changed = [], tmp_path / 'changed'
+    monkeypatch.setattr(trainer, 'build_model', lambda id, fill, recipe: names.append((id, recipe)) or changed)
+    shutil.copytree(model_dir(base), changed)
+    finetune(str(changed), ROWS, FAST, progress=False)
+    content = (changed / file).read_text()
+    old, new = CHANGED[file]
+    assert old in content
+    (changed / file).write_text(content.replace(old, new, 1))
+    for read in (finetune, open_session, quantize):
+        with pytest.raises(AgentkitError, match=f'{file} is not the file the card was written for'):
+            read(str(changed), *{finetune: [ROWS], quantize: ['q8_0']}.get(read, []))
+    card = read_json(changed / 'card.json')
+    write_card(
+        changed, **{k: v for k, v in card.items() if not k.endswith('sha256') and k not in ('format', 'version')}
+    )
+    finetune(str(changed), ROWS, FAST, progress=False)
+    (one, recipe), (other, another) = names
+    assert one != other and recipe != another
 
 
 def test_untrained_weights_never_get_a_trained_name(base):

@@ -49,6 +49,12 @@ def test_the_student_learns_what_the_expert_does(made, run):
     assert losses.iloc[-1] < losses.iloc[0] / 10, 'it has not learned what to say, only been held to what it may say'
 
 
+def test_tasks_named_twice_are_learned_once(made, run, tmp_path):
+    again = distill('local/nano', Expert(), [*TASKS, *TASKS], run, tmp_path, train=TRAIN)
+    assert again.agent.name == made.agent.name, 'the same rows, so the same model'
+    assert [len(again.demonstrations), again.costs[0]['episodes'], again.rows] == [len(TASKS)] * 3
+
+
 def test_the_card_tells_the_truth(made):
     card = read_card(model_dir(made.agent.name))
     assert card['trained'] and card['steps'] == len(made.losses) and card['rows'] == len(TASKS)

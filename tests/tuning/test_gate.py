@@ -1,6 +1,7 @@
 "The promotion gate: what is decided at the border, with too few tasks, and against the wrong reference."
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from agentkit.core.errors import AgentkitError
 from agentkit.core.store import read_json
 from agentkit.core.types import Observation, Task, Trajectory
 from agentkit.evals import Report, episode_table, read_report
+from agentkit.models.store import fingerprint, write_card
 from agentkit.tuning.gate import promote, read_promotion
 
 INFO = dict(env='corridor', split='held out', repeats=1, seed=0, max_steps=9)
@@ -159,3 +161,29 @@ def test_on_the_command_line(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)['in_use'] == read_json(tmp_path / 'gate/decision.json')['in_use'] == 'small'
+
+
+def test_a_model_that_is_not_the_measured_one_is_not_promoted(tmp_path, monkeypatch):
+    "Its files were changed, or it was made again, since."
+    monkeypatch.setenv('AGENTKIT_PATHS_DATA', str(tmp_path / 'data'))
+    folder = tmp_path / 'data/models/small'
+
+    def make(weights):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ('model.gguf', 'model.safetensors', 'tokenizer.json'):
+            (folder / name).write_text(f'"{weights}"')
+        write_card(folder, id='small', base='', trained=False, steps=0, recipe='')
+
+    make('one')
+    student = measured('local/small', range(80), model=fingerprint('small'))
+    assert promote(student, measured('large', range(80)), tmp_path / 'a').promoted
+    (folder / 'tokenizer.json').write_text('"other"')
+    with pytest.raises(AgentkitError, match='tokenizer.json is not the file the card was written for'):
+        promote(student, measured('large', range(80)), tmp_path / 'b')
+    make('other')
+    for pair in ((student, measured('large', range(80))), (measured('large', range(80)), student)):
+        with pytest.raises(AgentkitError, match='local/small is no longer the model that was measured: evaluate it'):
+            promote(*pair, tmp_path / 'b')
+    assert not (tmp_path / 'b').exists()
+    shutil.rmtree(folder)
+    assert promote(student, measured('large', range(80)), tmp_path / 'c').promoted, 'it was measured elsewhere'
