@@ -130,9 +130,13 @@ def _not_played(policy, pool, task, error, seed=0, sample=0, limits=Limits(), **
 
 # %% ../notebooks/rollouts.ipynb #91093f61
 def read_trajectories(path) -> list[Trajectory]:
-    "The episodes in a journal; of several with the same key, the last."
-    episodes = map(trajectory, Journal(path).rows())
-    return list({t.key if t.policy_id else (t.task.id, t.policy, t.seed): t for t in episodes}.values())
+    "The episodes in a journal; of several with the same key, the last that did not break off."
+    episodes = {}
+    for t in map(trajectory, Journal(path).rows()):
+        key = t.key if t.policy_id else (t.task.id, t.policy, t.seed)
+        if t.termination != 'error' or key not in episodes:  # somebody else may have measured it
+            episodes[key] = t
+    return list(episodes.values())
 
 
 class Runner:
@@ -234,7 +238,7 @@ class Runner:
             parallel=self.parallel,
             start=start,
             bar=dict(desc=policy.name, unit='episode', disable=not self.progress),
-            postfix=lambda done: f'{sum(t.won for t in done)}/{len(done)} won',
+            postfix=_so_far,
         )
 
     def _known(self, path, policy, todo, hints):
@@ -285,6 +289,12 @@ class Runner:
 def _draw(policy, sample, samples):
     "The policy for a sample: each draws with a seed of its own, where there are several."
     return policy.sampling(seed=sample) if samples > 1 else policy
+
+
+def _so_far(episodes):
+    "Words behind the bar: how many were won, and how many broke off."
+    won, broken = sum(t.won for t in episodes), sum(t.termination == 'error' for t in episodes)
+    return f'{won}/{len(episodes) - broken} won' + f', {broken} broke off' * bool(broken)
 
 
 def _lacks_hints(t):

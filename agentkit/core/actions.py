@@ -11,11 +11,12 @@ import difflib, json, re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
-from .errors import AgentkitError
+from .errors import AgentkitError, EpisodeError
 from .store import utf8
 
 # %% ../../notebooks/core/04_actions.ipynb #7fc84ddf
 NEAR = 0.85  # the least similarity of a slip of the pen
+MENDED = 20_000  # letters: what is longer is JSON already, or none
 _AROUND = re.compile(r'^(?:[>*#•`"\'\s-]+|\d+[.)]\s|(?:(?:my |the )?next )?action\s*:)+', re.I)
 _NUMBERED = re.compile(r'\w+ \d+')
 
@@ -31,7 +32,11 @@ def json_fields(reply: str) -> dict:
         return {}
     import json_repair
 
-    value = utf8(json_repair.loads(reply[reply.index('{') :]))
+    text = reply[reply.index('{') :]
+    try:
+        value = utf8((json_repair if len(text) <= MENDED else json).loads(text))
+    except (ValueError, RecursionError):
+        return {}
     return {str(k).lower(): v for k, v in value.items()} if isinstance(value, dict) else {}
 
 
@@ -54,7 +59,7 @@ class Choice:
     options: tuple[str, ...] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, 'options', tuple(self.options))
+        object.__setattr__(self, 'options', tuple(map(utf8, self.options)))
 
     def allows(self, action: str) -> bool:
         "Is this one of the options?"
@@ -81,7 +86,7 @@ class Choice:
     def sample(self, r: Random) -> str:
         "Any option."
         if not self.options:
-            raise AgentkitError('there is nothing to choose from: the list of actions is empty')
+            raise EpisodeError('there is nothing to choose from: the list of actions is empty')
         return r.choice(self.options)
 
     def lines(self) -> list[str]:
@@ -117,11 +122,11 @@ class ToolCall:
 
         try:
             call = json.loads(action)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             return f'it is not JSON: {e}'
         if not isinstance(call, dict) or set(call) != {'tool', 'arguments'}:
             return 'a call has exactly "tool" and "arguments"'
-        if call['tool'] not in self.tools:
+        if call['tool'] not in list(self.tools):
             return f'there is no tool {call["tool"]!r}; there are: {", ".join(self.tools)}'
         schema = {'type': 'object', 'additionalProperties': False, **self.tools[call['tool']]}
         error = next(jsonschema.Draft202012Validator(schema).iter_errors(call['arguments']), None)
@@ -149,7 +154,7 @@ class ToolCall:
     def sample(self, r: Random) -> str:
         "Any tool, with any arguments that its schema allows."
         if not self.tools:
-            raise AgentkitError('there is nothing to choose from: the list of tools is empty')
+            raise EpisodeError('there is nothing to choose from: the list of tools is empty')
         name = r.choice(sorted(self.tools))
         return json.dumps(dict(tool=name, arguments=_any_value({'type': 'object', **self.tools[name]}, r)))
 

@@ -103,6 +103,10 @@ def throttle(provider: str, address: str = '') -> Throttle:
 
 # %% ../../notebooks/models/03_remote.ipynb #9966be23
 WHOLE, LONGEST = 8, 64_000_000  # time-outs that a whole answer may take, and its bytes
+LINE = 500  # letters of a server's words in an error
+INSTEAD = ('tool_calls', 'function_call', 'refusal', 'reasoning', 'reasoning_content')  # of a text that is null
+OTHERS = ('content', 'message', 'promptFeedback')  # where providers without choices have it
+CUT = ('length', 'content_filter')  # how a message ends that may have none
 
 
 class EndlessAnswer(lm15.ProviderError):
@@ -233,14 +237,15 @@ class RemoteEngine:
         routed = replace(request, model=f'{self.route}:{request.model.partition("/")[2]}')
 
         def once():
-            with self.throttle.call():
+            with self.throttle.call(), _readable():
                 return _with_message(self._router.complete(routed))
 
         return _whole_usage(self._backoff(once), self.provider)
 
     def models(self, model) -> list[str]:
         "The models that the endpoint offers, where it says."
-        return [m.id for m in self._router.lm(f'{self.route}:{model}').list_models()]
+        with _readable():
+            return [m.id for m in self._router.lm(f'{self.route}:{model}').list_models()]
 
     def dump_state(self) -> dict:
         return dict(provider=self.provider, own=self.own)
@@ -262,16 +267,40 @@ class RemoteEngine:
         return f'RemoteEngine({self.provider}{", own server" if self.own else ""})'
 
 
+@contextlib.contextmanager
+def _readable():
+    "An answer whose JSON has another form than a provider's is trouble of the server."
+    try:
+        yield
+    except UnicodeEncodeError:
+        raise  # of what is asked
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as e:
+        raise lm15.ServerError(f'an answer of another form: {type(e).__name__}') from e
+
+
 def _with_message(reply):
     "The reply, if the server's answer held one: a message may be empty, but it has to be there."
     body = reply.provider_data or {}
-    if choices := body.get('choices'):
-        message = isinstance(choices[0], dict) and choices[0].get('message')
+    if 'choices' in body:
+        message = _says_something(body['choices'])
     else:
-        message = body.get('candidates') or {'content', 'message', 'promptFeedback'} & set(body)
+        message = body.get('candidates') or any(body.get(k) is not None for k in OTHERS)
     if not message:
         raise lm15.ServerError('an answer without a message')
     return reply
+
+
+def _says_something(choices):
+    "Has the first choice a message with a text, even an empty one, or what may stand in its place?"
+    first = choices[0] if choices else None
+    message = first.get('message') if isinstance(first, dict) else None
+    if not isinstance(message, dict):
+        return False
+    content = message.get('content')
+    if content is None:  # as of a model that only thought, or was cut off before it said anything
+        return first.get('finish_reason') in CUT or any(message.get(k) for k in INSTEAD)
+    parts = content if isinstance(content, list) else []
+    return isinstance(content, str) or any(isinstance(p, dict) and isinstance(p.get('text'), str) for p in parts)
 
 
 def _whole_usage(reply, provider):
@@ -298,6 +327,7 @@ def explain(
     why, key = e.message.strip().split('\n')[0], engine.key()
     if key != 'none':
         why = why.replace(key, '…')
+    why = why[:LINE]
     cause, http = type(e.__cause__).__name__, f' (HTTP {e.status})' if e.status else ''
     if isinstance(e, lm15.AuthError):
         return AgentkitError(
