@@ -405,8 +405,10 @@ def distill(
     name, losses = result.agent.name, result.card['losses']
     learned = f'{name}: {result.rows} rows learned, loss {losses["first"]:.3f} → {losses["last"]:.3f}'
     address = ''.join(student.partition('@http')[1:])
-    facts = dict(policy=name, rows=result.rows, card=result.card, out=str(out))
-    return Done(facts, f'{learned}\n{_follow(env, option, name + address)}')
+    counts = dict(played=result.played, unmeasured=result.unmeasured, trusted=result.trusted)
+    facts = dict(policy=name, rows=result.rows, **counts, card=result.card, out=str(out))
+    lines = [learned, result.missing, _follow(env, option, name + address)]
+    return Done(facts, '\n'.join(filter(None, lines)), failed=not result.trusted)
 
 # %% ../notebooks/cli.ipynb #b7d03db7
 @command
@@ -445,7 +447,8 @@ def optimize(
         train, others = listed[:tasks], listed[tasks:]
         result = optimize(agent, train, others, run.replace(folder=out), method, prompt_model, seed=seed, **chosen)
     follow = _follow(env, option, out / 'program.json')
-    return Done({**result.to_dict(), 'out': str(out)}, f'{_plain(result)}\n\n{follow}')
+    facts = {**result.to_dict(), 'out': str(out)}
+    return Done(facts, f'{_plain(result)}\n\n{follow}', failed=not result.trusted)
 
 # %% ../notebooks/cli.ipynb #cf4178d7
 @command

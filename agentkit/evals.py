@@ -53,7 +53,7 @@ def _row(t):
 
 
 def summarise(episodes: pd.DataFrame) -> dict:
-    "One row about a set of episodes: n measured ones, success rate with its interval, and the means an episode."
+    "One row about a set of episodes: n measured ones, success rate with its interval, means, and what is missing."
     measured = _measured(episodes)
 
     def mean(c):
@@ -71,6 +71,7 @@ def summarise(episodes: pd.DataFrame) -> dict:
         tokens_out=mean('tokens_out'),
         seconds=mean('seconds'),
         errors=int((episodes['termination'] == 'error').sum()),
+        unmeasured=len(episodes) - len(measured),
         **_spent(episodes),
     )
 
@@ -110,6 +111,16 @@ def _spent(episodes):
 REPORT, VERSION = 'agentkit-report', 2
 
 
+def trusted(unmeasured: int, of: int, most: float) -> bool:
+    "Was anything measured, and is no larger share than this missing?"
+    return unmeasured < of and unmeasured <= most * of
+
+
+def _check_share(share):
+    if not 0 <= share <= 1:
+        raise AgentkitError(f'max_unmeasured is {share}: it is a share from 0 to 1')
+
+
 @dataclass
 class Report:
     "What an evaluation has measured: a row an episode, and everything computed from it."
@@ -118,6 +129,9 @@ class Report:
     episodes: pd.DataFrame  # a row an episode, columns as in `COLUMNS`
     info: dict = field(default_factory=dict)  # what else to remember: environment, split, limits
     max_unmeasured: float = 0.02  # with a larger share of unmeasured episodes the rate is not to be trusted
+
+    def __post_init__(self):
+        _check_share(self.max_unmeasured)
 
     @property
     def summary(self) -> dict:
@@ -143,7 +157,7 @@ class Report:
     @property
     def trusted(self) -> bool:
         "Were enough of the episodes measured?"
-        return self.unmeasured <= self.max_unmeasured * len(self.episodes)
+        return trusted(self.unmeasured, len(self.episodes), self.max_unmeasured)
 
     def to_dict(self) -> dict:
         return dict(
@@ -203,7 +217,7 @@ def _missing(report):
     text = f'{report.unmeasured} of {len(report.episodes)} episodes are not measured'
     if report.trusted:
         return f'; {text}'
-    share = f'more than {report.max_unmeasured:.0%}'
+    share = f'more than {100 * report.max_unmeasured:g}%'
     return f'; **not to be trusted: {text}, {share}; the same call plays again what broke off**'
 
 # %% ../notebooks/evals.ipynb #51135b94
@@ -222,17 +236,21 @@ def read_report(
         raise AgentkitError(f'{path} is a damaged report: {type(e).__name__}: {e}') from e
 
 
+TEXTS = ('task', 'kind', 'split', 'policy', 'termination', 'error')  # columns in which "" and "nan" are words
+
+
 def _read_episodes(path):
-    text = dict.fromkeys(('task', 'kind', 'split', 'error'), str)
+    numbers = {c: [''] for c in COLUMNS if c not in TEXTS}
+    form = dict(dtype=dict.fromkeys(TEXTS, str), keep_default_na=False, na_values=numbers, lineterminator='\n')
     try:
-        return pd.read_csv(path, dtype=text).fillna(dict(kind='', split='', error=''))
+        return pd.read_csv(path, **form)
     except (FileNotFoundError, ValueError) as e:
         raise AgentkitError(f'{path} is not a table of episodes: {e}') from e
 
 
 def _from_version_1(episodes):
-    "In version 1 an episode that broke off was a loss, and the first ones had no progress."
-    missing = {} if 'progress' in episodes else dict(progress=None)
+    "In version 1 an episode that broke off was a loss, and the first ones had no progress and no samples."
+    missing = {k: v for k, v in dict(progress=None, sample=0).items() if k not in episodes}
     return episodes.assign(success=episodes['success'].where(episodes['termination'] != 'error'), **missing)
 
 # %% ../notebooks/evals.ipynb #c718ccd3
@@ -249,6 +267,7 @@ def evaluate(
     "Play the tasks and report."
     if not tasks:
         raise AgentkitError('no tasks to play')
+    _check_share(max_unmeasured)
     if run is None:
         with Runner(tasks[0].env, progress=False) as own:
             return evaluate(policy, tasks, own, repeats, samples, seed, journal, max_unmeasured)
@@ -261,24 +280,29 @@ def over_seeds(
     episodes: pd.DataFrame,  # a row an episode: run, task, success and the columns of `by`
     by: list[str],  # columns that make a condition, e.g. ["method", "tasks"]
 ) -> pd.DataFrame:
-    "A row a condition: seeds, episodes of each, mean success with its interval, and the worst and the best seed."
+    "A row a condition: seeds, episodes of each, mean success with its interval, worst and best seed, what is missing."
     lacking = [c for c in ('run', 'task', 'success', *by) if c not in episodes]
     if lacking:
         raise AgentkitError(f'the table has no column {", ".join(lacking)}: it needs a row an episode, not a row a run')
-    return pd.DataFrame([{**dict(zip(by, key)), **_seeds(g)} for key, g in _measured(episodes).groupby(list(by))])
+    return pd.DataFrame([{**dict(zip(by, key)), **_seeds(g)} for key, g in episodes.groupby(list(by))])
 
 
 def _seeds(episodes):
-    low, high = rate_interval(episodes.set_index('task')['success'])
-    runs = episodes.groupby('run')['success'].agg(['mean', 'size'])
+    measured = _measured(episodes)
+    missing = dict(unmeasured=len(episodes) - len(measured))
+    if measured.empty:
+        return dict(seeds=0, n=0, **dict.fromkeys(('success', 'ci_low', 'ci_high', 'worst', 'best')), **missing)
+    low, high = rate_interval(measured.set_index('task')['success'])
+    runs = measured.groupby('run')['success'].agg(['mean', 'size'])
     return dict(
         seeds=len(runs),
         n=int(runs['size'].max()),
-        success=float(episodes['success'].mean()),
+        success=float(measured['success'].mean()),
         ci_low=low,
         ci_high=high,
         worst=round(float(runs['mean'].min()), 4),
         best=round(float(runs['mean'].max()), 4),
+        **missing,
     )
 
 # %% ../notebooks/evals.ipynb #f566ccad
@@ -286,10 +310,26 @@ def compare(
     a: Report,
     b: Report,
 ) -> dict:
-    "b against a on the tasks measured for both: difference in success, its interval, and McNemar's exact p-value."
-    x, y = (_measured(r.episodes).groupby('task')['success'].mean() for r in (a, b))
+    "b against a on what was measured for both: difference in success, its interval, and McNemar's exact p-value."
+    gaps = _gaps(a.episodes) | _gaps(b.episodes)
+    x, y = (_without(r.episodes, gaps).groupby('task')['success'].mean() for r in (a, b))
     both = x.index.intersection(y.index)
     if both.empty:
         raise AgentkitError(f'{a.policy} and {b.policy} have no measured task in common: nothing to compare')
-    c = compare_values(x[both], y[both])
-    return dict(a=a.policy, b=b.policy, tasks=c.pop('n'), a_success=c.pop('before'), b_success=c.pop('after'), **c)
+    c, names = compare_values(x[both], y[both]), dict(a=a.policy, b=b.policy)
+    pair = dict(tasks=c.pop('n'), a_success=c.pop('before'), b_success=c.pop('after'))
+    return dict(**names, **pair, **c, unmeasured=len(gaps))
+
+
+def _played(episodes):
+    "Task, seed and sample of each."
+    return list(episodes[['task', 'seed', 'sample']].itertuples(index=False, name=None))
+
+
+def _gaps(episodes):
+    "What was played and not measured: the other side's episode has no partner."
+    return {*_played(episodes[episodes['success'].isna()])}
+
+
+def _without(episodes, gaps):
+    return episodes[[played not in gaps for played in _played(episodes)]].astype(dict(success=float))

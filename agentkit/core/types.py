@@ -200,7 +200,7 @@ class Trajectory:
     seconds: float = 0.0  # wall clock of the whole episode
 
     def __post_init__(self):
-        _writable(self, 'error')
+        _writable(self, 'policy', 'error')
         if self.termination not in TERMINATIONS:
             raise AgentkitError(f'termination {self.termination!r} is not one of {", ".join(TERMINATIONS)}')
 

@@ -28,7 +28,7 @@ from ..core.types import Task, Trajectory, said, trajectory, transcript
 from ..envs.base import views_of
 from ..envs.find import find_env
 from ..envs.tasks import check_disjoint, check_tasks
-from ..evals import Report, compare, evaluate
+from ..evals import Report, compare, evaluate, trusted
 from ..judges.base import Judge, success
 from ..models.find import make_lm
 from ..models.names import cost, usage
@@ -386,6 +386,7 @@ class _Ledger:
 
     def __init__(self, bar, journal=None):
         self.bar, self.lock, self.error, self.running, self.spent = bar, threading.Lock(), None, {}, Counter()
+        self.scores = defaultdict(list)  # task → what was measured; '': of all tasks
         self.journal, self.answers = journal and Journal(journal), defaultdict(deque)
         for row in self.journal.rows() if journal else ():
             self.answers[row['asked']].append(row['answer'])
@@ -405,6 +406,16 @@ class _Ledger:
     def add(self, **counts):
         with self.lock:
             self.spent.update(counts)
+
+    def score(self, task, score):
+        "Remember a score, and say it; for None, what is usual: a failure is neither for nor against a candidate."
+        with self.lock:
+            if score is None:
+                known = self.scores[task] or self.scores[''] or [0.0]
+                return sum(known) / len(known)
+            self.scores[task].append(score)
+            self.scores[''].append(score)
+        return score
 
     def stop(self, error):
         self.error = self.error or error
@@ -443,7 +454,7 @@ class Rollout(dspy.Module):
 
     def forward(self, task_id: str) -> dspy.Prediction:
         t = self._stage.episode(self.policy, task_id)
-        if dspy.settings.trace is not None:
+        if dspy.settings.trace is not None and t.termination != 'error':
             retrace(self.policy, t)
         return episode_prediction(t)
 
@@ -491,9 +502,11 @@ class _Metric:
         self.metric, self.ledger, self.words = metric, ledger, words
 
     def __call__(self, gold, pred, trace=None, pred_name=None, pred_trace=None):
-        broken = pred.termination == 'error'
-        judged = 0.0 if broken else self._judged(gold, pred, trace)
-        score = float(getattr(judged, 'score', judged) or 0)
+        judged = None if pred.termination == 'error' else self._judged(gold, pred, trace)
+        score = getattr(judged, 'score', judged)
+        if trace is None:
+            score = self.ledger.score(gold.task_id, None if score is None else float(score))
+        score = float(score or 0)  # to be shown, an episode has to be known as good
         if not self.words:
             return score
         return dspy.Prediction(score=score, feedback=getattr(judged, 'feedback', None) or feedback(pred.episode))
@@ -507,7 +520,7 @@ class _Metric:
             pass
         except Exception as e:
             self.ledger.stop(e)
-        self.ledger.add(unjudged=int(judged is None))
+        self.ledger.add(unjudged=int(getattr(judged, 'score', judged) is None))
         return judged
 
 # %% ../../notebooks/tuning/01_prompts.ipynb #22619304
@@ -599,7 +612,7 @@ class _Search:
         "What it found and what it needed; a search that is finished is read, not repeated."
         path = self.folder / 'search.json'
         finished = read_json(path) if path.is_file() else {}
-        if finished.get('key') == self.key:
+        if finished.get('key') == self.key and not missing(finished['spent']):
             return finished
         self.folder.mkdir(parents=True, exist_ok=True)
         start, hidden = time.perf_counter(), not self.run.progress
@@ -648,6 +661,11 @@ class _Search:
         return {**spent, 'dollars': None if None in (played, written) else played + written}
 
 # %% ../../notebooks/tuning/01_prompts.ipynb #0164ac6a
+def missing(spent: dict) -> int:
+    "How many episodes of a search were not measured: they broke off, or could not be judged."
+    return spent['broken'] + spent['unjudged']
+
+
 FAILURES = dict(broken='episodes broke off', unjudged='could not be judged', unreadable='proposals could not be read')
 
 
@@ -672,16 +690,27 @@ class Optimised:
 
     @property
     def trusted(self) -> bool:
-        "Were both prompts measured well enough?"
+        "Were both prompts, and the episodes of the search, measured well enough?"
+        return self.measured and self.searched
+
+    @property
+    def measured(self) -> bool:
+        "Were both prompts measured well enough on the held-out tasks?"
         return self.before.trusted and self.after.trusted
+
+    @property
+    def searched(self) -> bool:
+        "Were enough of the episodes of the search measured?"
+        played = self.spent['episodes']
+        return not played or trusted(missing(self.spent), played, Report.max_unmeasured)
 
     @property
     def kept(self) -> bool:
         "Is the new prompt better on the held-out tasks?"
-        return self.trusted and self.compare['difference'] > 0
+        return self.measured and self.compare['difference'] > 0
 
     def to_dict(self) -> dict:
-        own = ('method', 'settings', 'kept', 'compare', 'prompts', 'budget', 'spent', 'seconds')
+        own = ('method', 'settings', 'kept', 'trusted', 'compare', 'prompts', 'budget', 'spent', 'seconds')
         return dict(
             **dict(format='agentkit-optimised', version=1, policy=self.agent.name),
             **dict(before=self.before.summary, after=self.after.summary),
@@ -700,7 +729,7 @@ class Optimised:
             return 'better, so it is kept'
         if self.prompts['after'] == self.prompts['before']:
             return 'the old one: nothing better was found'
-        if not self.trusted:
+        if not self.measured:
             return 'not measured well enough, because episodes broke off, so the old one stays'
         return 'no better than before, so the old one stays'
 
@@ -726,6 +755,8 @@ class Optimised:
         )
         prompts = [f'- {k}, {len(p["demos"])} demonstrations: {p["instructions"]}' for k, p in self.prompts.items()]
         failed = [f'{self.spent[k]} {what}' for k, what in FAILURES.items() if self.spent[k]]
+        if not self.searched:
+            failed.append('**the search is not to be trusted**: the same call plays again what broke off')
         return '\n'.join([head, '', self._needed(), '', *prompts, *(['', *failed] if failed else [])])
 
     def __str__(self):
