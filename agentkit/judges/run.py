@@ -93,7 +93,7 @@ def _verdict(judge, item, sampling):
 def judge_all(
     judge,  # a `Judge`, or any metric
     items: list,  # what `judge.verdict` takes: trajectories, or tuples such as (gold, pred)
-    journal=None,  # path; finished verdicts are appended, and skipped the next time
+    journal=None,  # path; verdicts are appended, and skipped the next time if there is a score
     parallel: int = 4,  # how many are asked at the same time
     progress: bool = True,  # show a bar
     **sampling,  # for judges that ask a model: temperature, …
@@ -109,7 +109,7 @@ def judge_all(
         [(digest(state, _plain(x), sampling, n=24), x) for x in items],
         one,
         key=lambda keyed: keyed[0],
-        known=_known(journal),
+        known=_known(judge, journal),
         journal=journal and Journal(journal),
         parallel=parallel,
         start=getattr(judge, 'check', lambda: None),
@@ -120,10 +120,11 @@ def judge_all(
     return [rescored(verdict(r)) for r in rows]
 
 
-def _known(journal):
-    "The rows of a journal by their keys; what failed is asked again."
+def _known(judge, journal):
+    "The rows of a journal by their keys, without what is to be asked for again."
+    again = ('failed',) if getattr(judge, 'final', True) else ('failed', 'unjudged')
     rows = Journal(journal).rows() if journal else []
-    return {r['key']: r for r in rows if verdict(r).status != 'failed'}
+    return {r['key']: r for r in rows if verdict(r).status not in again}
 
 
 def _counts(rows):
