@@ -106,7 +106,7 @@ def test_half_a_surrogate_pair_ends_nothing(tmp_path):
         again = judge_all(judge, items, tmp_path / 'v.jsonl', progress=False)
     assert [v.explanation for v in verdicts] == ['not readable: ? no', 'a ?']
     assert [v.score for v in again] == [0.75, 0.75], 'what could not be read is asked for again'
-    assert len(s.asked) == 5 and '1. say ?\n|    ?!' in s.asked[1]['messages'][1]['content']
+    assert len(s.asked) == 6 and '1. say ?\n|    ?!' in s.asked[1]['messages'][1]['content']
 
 
 @pytest.mark.parametrize(
