@@ -37,6 +37,7 @@ def act_signature(instructions: str = 'Choose the next action.') -> type[dspy.Si
 
 # %% ../../notebooks/agents/02_policy.ipynb #02fbc1e7
 THINK = f'{THOUGHT}${{...thoughts...}}'  # how the possibility to think is listed
+IMAGE = '<<CUSTOM-TYPE'  # with it DSPy marks in a text what is to be sent as an image: here all is text
 
 
 class ConversationAdapter(dspy.ChatAdapter):
@@ -68,7 +69,7 @@ class ConversationAdapter(dspy.ChatAdapter):
         messages += self._shown(self.state or state_of(inputs))
         if self.show_actions and inputs['possible_actions']:
             messages[-1]['content'] += '\n\nPossible actions:\n' + '\n'.join(inputs['possible_actions'])
-        return messages
+        return [{**m, 'content': m['content'].replace(IMAGE, f'< {IMAGE[1:]}')} for m in messages]
 
     def _shown(self, state):
         first, *turns = self.view.messages(state)

@@ -53,7 +53,7 @@ def test_a_journal_is_resumed_and_failures_are_asked_again(tmp_path):
     assert [v.status for v in second] == ['judged', 'judged', 'unjudged', 'judged']
     asked = ['task-0', 'task-1', 'task-1', 'task-2', 'task-2', 'task-3']
     assert sorted(Moody.seen) == asked, 'only what had no score was asked again'
-    assert len(read_verdicts(path)) == 6
+    assert len(Journal(path)) == 6
     Moody.final = True
     judge_all(judge, ts, path, progress=False)
     assert sorted(Moody.seen) == asked, 'what nobody can tell is not asked again'
