@@ -346,6 +346,7 @@ def evaluate(
     max_steps: PositiveInt = 50,  # step limit of an episode
     workers: PositiveInt = 2,  # environment processes
     parallel: PositiveInt | None = None,  # episodes in flight; default: one for each worker
+    max_unmeasured: float = 0.02,  # with a larger share of episodes that broke off the rate is not to be trusted
     # folder for report.json, episodes.csv, by_kind.csv and the journals; default: below results/evaluate
     out: Path | None = None,
     json: bool = False,
@@ -358,7 +359,8 @@ def evaluate(
         listed = run.tasks(split or run.kind.splits[-1], tasks, seed)
         ids = [t.id for t in listed]
         out = _folder(out, 'evaluate', run.id, listed[0].split, player.id, ids, repeats, samples, seed, max_steps)
-        report = evaluate(player, listed, run.replace(folder=out), repeats, samples, seed)
+        options = dict(repeats=repeats, samples=samples, seed=seed, max_unmeasured=max_unmeasured)
+        report = evaluate(player, listed, run.replace(folder=out), **options)
     report.save(out)
     return Done({**report.to_dict(), 'out': str(out)}, f'{_plain(report)}\n\n{out}', failed=not report.trusted)
 
@@ -623,9 +625,13 @@ def _swept(experiment, table, failed, report):
     names = 'student tasks seed phase n success ci_low ci_high steps status error'.split()
     lines = [table[[c for c in names if c in table]].to_string(index=False), '', f'table:   {summary}']
     lines += [f'figure:  {f}' for f in report.get('figures', [])] + [f'{failed} failed'] * bool(failed)
+    doubtful = int(table['trusted'].eq(False).sum()) if 'trusted' in table else 0
+    if doubtful:
+        lines.append(f'{doubtful} not to be trusted: too many episodes broke off; the same sweep plays them again')
     rows = loads(table.to_json(orient='records'))
-    facts = dict(experiment=experiment, failed=failed, summary=str(summary), rows=rows, **report)
-    return Done(facts, '\n'.join(lines), failed=bool(failed))
+    counts = dict(failed=failed, untrusted=doubtful)
+    facts = dict(experiment=experiment, **counts, summary=str(summary), rows=rows, **report)
+    return Done(facts, '\n'.join(lines), failed=bool(failed or doubtful))
 
 
 def _draw(plan):

@@ -178,10 +178,10 @@ def results_of(
     "What reports say, as arguments of `finish`."
     last, rows, clocks, kinds, episodes = list(reports)[-1], [], [], [], []
     for phase, report in reports.items():
-        row = dict(phase=phase, **report.summary)
+        row = dict(phase=phase, **report.summary, trusted=report.trusted)
         clock = dict(phase=phase, episode_seconds=row.pop('seconds'))
         if phase == last:
-            row |= _training(distilled) if distilled else {}
+            row |= {**_training(distilled), 'trusted': report.trusted and distilled.trusted} if distilled else {}
             clock |= {**(_seconds(distilled) if distilled else {}), **timings}
         rows.append({**row, **columns.get(phase, {})})
         clocks.append(clock)
@@ -199,7 +199,7 @@ def _training(distilled):
     "What was learned, and from how much."
     card, costs = distilled.card, distilled.costs
     return dict(
-        **dict(model=card['id'], rows=distilled.rows, corrections=distilled.corrections),
+        **dict(model=card['id'], rows=distilled.rows, corrections=distilled.corrections, unlearned=distilled.unmeasured),
         **dict(train_steps=card['steps'], train_tokens=sum(c['tokens'] for c in costs) or card['tokens']),
         **dict(loss_first=card['losses']['first'], loss_last=card['losses']['last']),
     )
@@ -276,9 +276,14 @@ def is_done(cell: Cell) -> bool:
     return status.get('notebook') == notebook_digest(cell.notebook)
 
 
+def broke_off(result: dict) -> int:
+    "How many episodes of a run were not measured because something failed: with the next sweep they are played again."
+    return sum(row.get(k) or 0 for row in result['rows'] for k in ('errors', 'unlearned'))
+
+
 def run_cell(cell: Cell, progress: bool = True) -> dict:
     "Run the notebook of a cell, unless that is done; the status row."
-    if is_done(cell):
+    if is_done(cell) and not broke_off(read_result(cell.folder / 'result.json')):
         return {**_status(cell), 'skipped': True}
     for name in ('result.json', 'status.json'):
         (cell.folder / name).unlink(missing_ok=True)
@@ -379,9 +384,11 @@ def _changed(cell):
 def _ended(cell, status):
     if status['error']:
         return f'{status["status"]} · {status["error"]}'
-    rate = read_result(cell.folder / 'result.json')['rows'][-1].get('success')
+    result = read_result(cell.folder / 'result.json')
+    rate, missing = result['rows'][-1].get('success'), broke_off(result)
     words = 'done before' if status['skipped'] else 'ok'
-    return words if rate is None else f'{words} · success {rate:.1%}'
+    words += '' if rate is None else f' · success {rate:.1%}'
+    return words + f' · {missing} episodes broke off' * bool(missing)
 
 
 def _stop(threads, futures):
