@@ -16,7 +16,7 @@ from .store import utf8
 
 # %% ../../notebooks/core/04_actions.ipynb #7fc84ddf
 NEAR = 0.85  # the least similarity of a slip of the pen
-MENDED = 20_000  # letters: what is longer is JSON already, or none
+MENDED = 5_000  # letters: what is longer is JSON already, or none
 _AROUND = re.compile(r'^(?:[>*#•`"\'\s-]+|\d+[.)]\s|(?:(?:my |the )?next )?action\s*:)+', re.I)
 _NUMBERED = re.compile(r'\w+ \d+')
 
@@ -34,7 +34,7 @@ def json_fields(reply: str) -> dict:
 
     text = reply[reply.index('{') :]
     try:
-        value = utf8((json_repair if len(text) <= MENDED else json).loads(text))
+        value = utf8(json_repair.loads(text) if len(text) <= MENDED else json.JSONDecoder().raw_decode(text)[0])
     except (ValueError, RecursionError):
         return {}
     return {str(k).lower(): v for k, v in value.items()} if isinstance(value, dict) else {}

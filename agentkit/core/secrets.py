@@ -143,7 +143,10 @@ def redact(
     return Redactor(emails, strict)(value)
 
 
+LINE = 500  # letters of an error that is written
+
+
 def error_line(error: BaseException) -> str:
     "An error as one line that may be written."
     lines = f'{type(error).__name__}: {error}'.splitlines()
-    return redact(lines[0], strict=True)
+    return redact(lines[0][: 2 * LINE], strict=True)[:LINE]
