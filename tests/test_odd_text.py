@@ -153,7 +153,7 @@ TOOLS = ToolCall({'add': {'properties': {'a': {'type': 'number'}}, 'required': [
         '{"tool": "add", "arguments": {"a": ' + '[' * 3000 + ']' * 3000 + '}}',
         '{"tool": "add", "arguments": {"a": ' + '9' * 6000 + '}}',
         '{"a":' * 20_000,
-        '{' * 4_900,
+        '{' * 1_000,
         '{' * 100_000,
         '{"' * 50_000,
     ],
