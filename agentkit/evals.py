@@ -249,8 +249,8 @@ def _read_episodes(path):
 
 
 def _from_version_1(episodes):
-    "In version 1 an episode that broke off was a loss, and the first ones had no progress and no samples."
-    missing = {k: v for k, v in dict(progress=None, sample=0).items() if k not in episodes}
+    "In version 1 an episode that broke off was a loss, and the first ones had no progress."
+    missing = {} if 'progress' in episodes else dict(progress=None)
     return episodes.assign(success=episodes['success'].where(episodes['termination'] != 'error'), **missing)
 
 # %% ../notebooks/evals.ipynb #c718ccd3
@@ -311,8 +311,9 @@ def compare(
     b: Report,
 ) -> dict:
     "b against a on what was measured for both: difference in success, its interval, and McNemar's exact p-value."
-    gaps = _gaps(a.episodes) | _gaps(b.episodes)
-    x, y = (_without(r.episodes, gaps).groupby('task')['success'].mean() for r in (a, b))
+    key = [c for c in ('task', 'seed', 'sample') if c in a.episodes and c in b.episodes]
+    gaps = _gaps(a.episodes, key) | _gaps(b.episodes, key)
+    x, y = (_without(r.episodes, key, gaps).groupby('task')['success'].mean() for r in (a, b))
     both = x.index.intersection(y.index)
     if both.empty:
         raise AgentkitError(f'{a.policy} and {b.policy} have no measured task in common: nothing to compare')
@@ -321,15 +322,14 @@ def compare(
     return dict(**names, **pair, **c, unmeasured=len(gaps))
 
 
-def _played(episodes):
-    "Task, seed and sample of each."
-    return list(episodes[['task', 'seed', 'sample']].itertuples(index=False, name=None))
+def _keys(episodes, key):
+    return list(episodes[key].itertuples(index=False, name=None))
 
 
-def _gaps(episodes):
+def _gaps(episodes, key):
     "What was played and not measured: the other side's episode has no partner."
-    return {*_played(episodes[episodes['success'].isna()])}
+    return {*_keys(episodes[episodes['success'].isna()], key)}
 
 
-def _without(episodes, gaps):
-    return episodes[[played not in gaps for played in _played(episodes)]].astype(dict(success=float))
+def _without(episodes, key, gaps):
+    return episodes[[k not in gaps for k in _keys(episodes, key)]].astype(dict(success=float))

@@ -43,11 +43,12 @@ class _StandIn:
         with self._lock:
             self._times[question] += 1
             time = self._times[question] if temperature else 0
-        r = rng('stand-in judge', question, time)
+        shown = read_sections(question)
+        r = rng('stand-in judge', '\n\n'.join(f'## {name}\n{text}' for name, text in shown.items()), time)
         wrong, mute, first = (r.random() < share for share in (self.error, self.unreadable, self.bias))
         if mute:
             return 'I would rather not say.'
-        truth = self.believe(read_sections(question))
+        truth = self.believe(shown)
         if wrong:
             truth = _OPPOSITE[truth] if isinstance(truth, str) else not truth
         if first and isinstance(truth, str):
