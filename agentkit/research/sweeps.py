@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAN_KEYS', 'RESULT', 'VERSION', 'TABLES', 'parameters', 'check_parameters', 'check_name', 'Cell', 'read_plan',
-           'plan_cells', 'finish', 'read_result', 'results_of', 'execute', 'notebook_digest', 'is_done', 'run_cell',
-           'sweep', 'collect', 'read_table']
+           'plan_cells', 'finish', 'read_result', 'results_of', 'execute', 'notebook_digest', 'is_done', 'broke_off',
+           'run_cell', 'sweep', 'collect', 'read_table']
 
 # %% ../../notebooks/research/06_sweeps.ipynb #b4463f63
 import ast, contextlib, functools, itertools, os, re, signal, sys, weakref

@@ -612,7 +612,7 @@ class _Search:
         "What it found and what it needed; a search that is finished is read, not repeated."
         path = self.folder / 'search.json'
         finished = read_json(path) if path.is_file() else {}
-        if finished.get('key') == self.key and not missing(finished['spent']):
+        if finished.get('key') == self.key and not _missing(finished['spent']):
             return finished
         self.folder.mkdir(parents=True, exist_ok=True)
         start, hidden = time.perf_counter(), not self.run.progress
@@ -661,7 +661,7 @@ class _Search:
         return {**spent, 'dollars': None if None in (played, written) else played + written}
 
 # %% ../../notebooks/tuning/01_prompts.ipynb #0164ac6a
-def missing(spent: dict) -> int:
+def _missing(spent: dict) -> int:
     "How many episodes of a search were not measured: they broke off, or could not be judged."
     return spent['broken'] + spent['unjudged']
 
@@ -702,7 +702,7 @@ class Optimised:
     def searched(self) -> bool:
         "Were enough of the episodes of the search measured?"
         played = self.spent['episodes']
-        return not played or trusted(missing(self.spent), played, Report.max_unmeasured)
+        return not played or trusted(_missing(self.spent), played, Report.max_unmeasured)
 
     @property
     def kept(self) -> bool:

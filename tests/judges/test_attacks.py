@@ -19,7 +19,6 @@ from agentkit.judges.language import (
     RateEnd,
     TrajectoryRating,
     VerdictAdapter,
-    lines_of,
     read_sections,
     sections,
 )
@@ -156,7 +155,7 @@ def test_no_text_becomes_an_image():
 @given(st.dictionaries(st.sampled_from(['task', 'steps', 'first']), st.text(), min_size=1))
 def test_nothing_ends_the_marks(fields):
     shown = sections(fields)
-    heads = [line[3:] for line in lines_of(shown) if not line.startswith('| ') and line]
+    heads = [line[3:] for line in language._lines(shown) if not line.startswith('| ') and line]
     assert heads == list(fields) == list(read_sections(shown))
     bare = re.sub(r'(?<=[<\[]) ', '', shown)
-    assert all(re.sub(r'(?<=[<\[]) ', '', line) in bare for text in fields.values() for line in lines_of(text) if line)
+    assert all(re.sub(r'(?<=[<\[]) ', '', line) in bare for text in fields.values() for line in language._lines(text) if line)
