@@ -505,7 +505,7 @@ class _Metric:
         judged = None if pred.termination == 'error' else self._judged(gold, pred, trace)
         score = getattr(judged, 'score', judged)
         if trace is None:
-            score = self.ledger.score(gold.task_id, None if score is None else float(score))
+            score = self.ledger.score(pred.episode.task.id, None if score is None else float(score))
         score = float(score or 0)  # to be shown, an episode has to be known as good
         if not self.words:
             return score
