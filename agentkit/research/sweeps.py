@@ -199,7 +199,9 @@ def _training(distilled):
     "What was learned, and from how much."
     card, costs = distilled.card, distilled.costs
     return dict(
-        **dict(model=card['id'], rows=distilled.rows, corrections=distilled.corrections, unlearned=distilled.unmeasured),
+        **dict(
+            model=card['id'], rows=distilled.rows, corrections=distilled.corrections, unlearned=distilled.unmeasured
+        ),
         **dict(train_steps=card['steps'], train_tokens=sum(c['tokens'] for c in costs) or card['tokens']),
         **dict(loss_first=card['losses']['first'], loss_last=card['losses']['last']),
     )

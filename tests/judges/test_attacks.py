@@ -158,4 +158,6 @@ def test_nothing_ends_the_marks(fields):
     heads = [line[3:] for line in language._lines(shown) if not line.startswith('| ') and line]
     assert heads == list(fields) == list(read_sections(shown))
     bare = re.sub(r'(?<=[<\[]) ', '', shown)
-    assert all(re.sub(r'(?<=[<\[]) ', '', line) in bare for text in fields.values() for line in language._lines(text) if line)
+    assert all(
+        re.sub(r'(?<=[<\[]) ', '', line) in bare for text in fields.values() for line in language._lines(text) if line
+    )

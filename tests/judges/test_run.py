@@ -17,7 +17,7 @@ from agentkit.envs.find import list_tasks
 from agentkit.judges.base import Judge, Verdict, success
 from agentkit.judges.expert import ExpertProgress
 from agentkit.judges.language import AIFeedback, LMJudge, RateEnd, TrajectoryRating
-from agentkit.judges.run import Strict, judge_all, read_verdicts, scored
+from agentkit.judges.run import Strict, judge_all, scored
 from agentkit.rollouts import Player, Runner, episode_prediction, examples
 from agentkit.testing.judges import stand_in_judge
 from agentkit.testing.models import scripted_lm

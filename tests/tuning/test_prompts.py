@@ -651,7 +651,7 @@ def test_a_real_model_over_http(household, tmp_path):
 
 
 def test_what_broke_off_is_neither_for_nor_against_a_prompt(corridor, tmp_path):
-    "The better prompt wins all it plays, but breaks in four tasks of six, which the old one wins; two the old one loses."
+    "The better prompt wins all it plays, but breaks in the four tasks of six that the old one wins."
 
     class Breaking(Engine):
         well = False
