@@ -346,6 +346,7 @@ def evaluate(
     max_steps: PositiveInt = 50,  # step limit of an episode
     workers: PositiveInt = 2,  # environment processes
     parallel: PositiveInt | None = None,  # episodes in flight; default: one for each worker
+    max_unmeasured: float = 0.02,  # with a larger share of episodes that broke off the rate is not to be trusted
     # folder for report.json, episodes.csv, by_kind.csv and the journals; default: below results/evaluate
     out: Path | None = None,
     json: bool = False,
@@ -358,7 +359,8 @@ def evaluate(
         listed = run.tasks(split or run.kind.splits[-1], tasks, seed)
         ids = [t.id for t in listed]
         out = _folder(out, 'evaluate', run.id, listed[0].split, player.id, ids, repeats, samples, seed, max_steps)
-        report = evaluate(player, listed, run.replace(folder=out), repeats, samples, seed)
+        options = dict(repeats=repeats, samples=samples, seed=seed, max_unmeasured=max_unmeasured)
+        report = evaluate(player, listed, run.replace(folder=out), **options)
     report.save(out)
     return Done({**report.to_dict(), 'out': str(out)}, f'{_plain(report)}\n\n{out}', failed=not report.trusted)
 
@@ -405,8 +407,10 @@ def distill(
     name, losses = result.agent.name, result.card['losses']
     learned = f'{name}: {result.rows} rows learned, loss {losses["first"]:.3f} → {losses["last"]:.3f}'
     address = ''.join(student.partition('@http')[1:])
-    facts = dict(policy=name, rows=result.rows, card=result.card, out=str(out))
-    return Done(facts, f'{learned}\n{_follow(env, option, name + address)}')
+    counts = dict(played=result.played, unmeasured=result.unmeasured, trusted=result.trusted)
+    facts = dict(policy=name, rows=result.rows, **counts, card=result.card, out=str(out))
+    lines = [learned, result.missing, _follow(env, option, name + address)]
+    return Done(facts, '\n'.join(filter(None, lines)), failed=not result.trusted)
 
 # %% ../notebooks/cli.ipynb #b7d03db7
 @command
@@ -445,7 +449,8 @@ def optimize(
         train, others = listed[:tasks], listed[tasks:]
         result = optimize(agent, train, others, run.replace(folder=out), method, prompt_model, seed=seed, **chosen)
     follow = _follow(env, option, out / 'program.json')
-    return Done({**result.to_dict(), 'out': str(out)}, f'{_plain(result)}\n\n{follow}')
+    facts = {**result.to_dict(), 'out': str(out)}
+    return Done(facts, f'{_plain(result)}\n\n{follow}', failed=not result.trusted)
 
 # %% ../notebooks/cli.ipynb #cf4178d7
 @command
@@ -612,9 +617,11 @@ def sweep(
     drawn = planned if planned.get('report') else None
     table = sweep(cells, jobs, fresh, progress=not json, plan=every, then=lambda: _so_far(drawn, quiet=json))
     failed = int((table['status'] != 'ok').sum())
-    facts = dict(experiment=planned['experiment'], failed=failed, rows=loads(table.to_json(orient='records')))
+    doubtful = int(table['trusted'].eq(False).sum()) if 'trusted' in table else 0
+    facts = dict(experiment=planned['experiment'], failed=failed, untrusted=doubtful)
+    facts |= dict(rows=loads(table.to_json(orient='records')))
     facts |= dict(summary=str(path_of('results', planned['experiment'], 'summary.csv')), **_drawn(drawn))
-    return Done(facts, '\n'.join(_swept(table, facts)), failed=bool(failed or 'report_error' in facts))
+    return Done(facts, '\n'.join(_swept(table, facts)), failed=bool(failed or doubtful or 'report_error' in facts))
 
 
 def _swept(table, facts):
@@ -626,6 +633,8 @@ def _swept(table, facts):
         yield f'no report: {facts["report_error"]}'
     if facts['failed']:
         yield f'{facts["failed"]} failed'
+    if facts['untrusted']:
+        yield f'{facts["untrusted"]} not to be trusted: too many episodes broke off; the same sweep plays them again'
 
 
 def _so_far(plan, quiet):

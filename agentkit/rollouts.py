@@ -238,7 +238,7 @@ class Runner:
             parallel=self.parallel,
             start=start,
             bar=dict(desc=policy.name, unit='episode', disable=not self.progress),
-            postfix=lambda done: f'{sum(t.won for t in done)}/{len(done)} won',
+            postfix=_so_far,
         )
 
     def _known(self, path, policy, todo, hints):
@@ -289,6 +289,12 @@ class Runner:
 def _draw(policy, sample, samples):
     "The policy for a sample: each draws with a seed of its own, where there are several."
     return policy.sampling(seed=sample) if samples > 1 else policy
+
+
+def _so_far(episodes):
+    "Words behind the bar: how many were won, and how many broke off."
+    won, broken = sum(t.won for t in episodes), sum(t.termination == 'error' for t in episodes)
+    return f'{won}/{len(episodes) - broken} won' + f', {broken} broke off' * bool(broken)
 
 
 def _lacks_hints(t):

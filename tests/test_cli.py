@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import session
+from flaky import REFUSED, FlakyServer, said
 
 from agentkit.cli import COMMANDS, main
 from agentkit.core.store import read_json
@@ -370,3 +371,54 @@ def test_sweep_report_and_mlflow(capsys, results, tmp_path):
     text = typed(capsys, 'sweep', path, code=1)
     assert 'too many' in text and '1 failed' in text
     assert 'names no report notebook' in error(capsys, 'report', path)
+
+
+# --- what was not measured ---
+
+
+@pytest.fixture
+def fickle():
+    "A server that refuses the longer games until it is well."
+    well = []
+
+    def answer(number, body):
+        far = (
+            any(f'door {n}.' in body['messages'][1]['content'] for n in (3, 4)) if len(body['messages']) > 1 else False
+        )
+        return REFUSED if far and not well else said('forward')
+
+    with FlakyServer(answer) as server:
+        server.well = well
+        yield server
+
+
+def test_an_evaluation_with_too_much_missing_is_exit_code_1_and_goes_on(fickle, results, capsys):
+    command = f'evaluate --env corridor --split train --tasks 4 --policy openai/m@{fickle.url}'.split()
+    first = json.loads(typed(capsys, *command, '--json', code=1))
+    assert (first['summary']['success'], first['summary']['n'], first['summary']['unmeasured']) == (1.0, 2, 2)
+    assert 'not to be trusted: 2 of 4 episodes are not measured' in typed(capsys, *command, code=1)
+    assert not json.loads(typed(capsys, *command, '--max-unmeasured', '0.6', '--json'))['summary']['success'] < 1
+    assert '0 to 1' in error(capsys, *command, '--max-unmeasured', '2')
+    fickle.well.append(True)
+    again = answer(capsys, *command)
+    assert again['trusted'] and again['summary']['n'] == 4 and again['out'] == first['out']
+
+
+def test_a_distillation_with_too_much_missing_is_exit_code_1(fickle, results, capsys):
+    pytest.importorskip('torch')
+    command = f'distill --env corridor --tasks 4 --epochs 1 --teacher openai/m@{fickle.url}'.split()
+    first = json.loads(typed(capsys, *command, '--json', code=1))
+    assert (first['rows'], first['unmeasured'], first['trusted']) == (2, 2, False)
+    assert 'not to be trusted: 2 of 4 episodes broke off' in typed(capsys, *command, code=1)
+    fickle.well.append(True)
+    assert answer(capsys, *command)['rows'] == 4
+
+
+def test_an_optimisation_with_too_much_missing_is_exit_code_1(fickle, results, capsys):
+    chosen = '--method bootstrap --tasks 4 --held-out 1 --env corridor --split train'.split()
+    command = ['optimize', *chosen, '--teacher', f'openai/m@{fickle.url}']
+    first = json.loads(typed(capsys, *command, '--json', code=1))
+    assert first['trusted'] is False and first['spent']['broken'] == 2 and not first['kept']
+    assert 'the search is not to be trusted' in typed(capsys, *command, code=1)
+    fickle.well.append(True)
+    assert answer(capsys, *command)['spent']['broken'] == 0

@@ -146,6 +146,8 @@ class Journal:
 # %% ../../notebooks/core/03_store.ipynb #b50237d2
 def utf8(value):
     "A text, or any JSON-like value, with a question mark for each half of a surrogate pair."
+    if isinstance(value, str):
+        return value.encode(errors='replace').decode()
     return json.loads(json.dumps(value, ensure_ascii=False).encode(errors='replace'))
 
 # %% ../../notebooks/core/03_store.ipynb #0f99a3a5

@@ -13,9 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 from .actions import Actions, Choice, Text, read_actions
 from .errors import AgentkitError
-from .store import check_format, digest, fields_of
+from .store import check_format, digest, fields_of, utf8
 
 # %% ../../notebooks/core/05_types.ipynb #a2f92e68
+def _writable(x, *names):
+    "Hold texts as a file can: what is kept and read again is the same."
+    for name in names:
+        object.__setattr__(x, name, utf8(getattr(x, name)))
+
+
 @dataclass(frozen=True)
 class Task:
     "Something to do: `env` names the environment, `data` is what it needs to set the task up (JSON)."
@@ -25,6 +31,9 @@ class Task:
     kind: str = ''  # for balanced sampling and breakdowns
     split: str = ''  # e.g. "train"
     data: dict = field(default_factory=dict)  # JSON only
+
+    def __post_init__(self):
+        _writable(self, 'id', 'kind', 'split', 'data')
 
 # %% ../../notebooks/core/05_types.ipynb #12db73e7
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Observation:
     score: float | None = None  # 0–1, of the episode so far; None: a judge has to say
 
     def __post_init__(self):
+        _writable(self, 'text')
         if self.score is not None and not 0 <= self.score <= 1:
             raise AgentkitError(f'a score is from 0 to 1, not {self.score!r}; returns without a bound are rewards')
 
@@ -66,6 +76,9 @@ class Decision:
     thought: str = ''
     tokens: tuple[int, ...] = ()  # ids of the answer, where a model says them
     logprobs: tuple[float, ...] = ()  # of these tokens, under the policy that sampled them
+
+    def __post_init__(self):
+        _writable(self, 'action', 'thought')
 
     @property
     def thinks(self) -> bool:
@@ -187,6 +200,7 @@ class Trajectory:
     seconds: float = 0.0  # wall clock of the whole episode
 
     def __post_init__(self):
+        _writable(self, 'policy', 'error')
         if self.termination not in TERMINATIONS:
             raise AgentkitError(f'termination {self.termination!r} is not one of {", ".join(TERMINATIONS)}')
 

@@ -87,6 +87,7 @@ class Judge:
     "Says how good something was: `verdict(…)` in full, called as a metric the score alone."
 
     name = 'judge'
+    final = True  # is what it cannot judge never judged, however often it is asked?
 
     def verdict(self, *item, **sampling) -> Verdict:
         "How good this was; an episode that ended in an error is not judged."

@@ -17,6 +17,7 @@ from ..core.errors import AgentkitError
 from ..core.stats import cluster_interval, rate
 from ..core.store import check_format, read_json, write_json
 from ..core.tables import markdown_table
+from ..evals import Report, trusted
 from .base import passes
 from .language import LMJudge
 from .run import judge_all, name_of, task_id
@@ -136,6 +137,12 @@ class Calibration:
         "The judged cases in which judge and truth differ: read some before you believe a number."
         return self.judged[self.judged['truth'] != self.judged['said']]
 
+    @property
+    def trusted(self) -> bool:
+        "Has it said something about nearly every case?"
+        most = self.info.get('max_unmeasured', Report.max_unmeasured)
+        return trusted(int((self.rows['status'] != 'judged').sum()), len(self.rows), most)
+
     @functools.cached_property
     def summary(self) -> dict:
         "All numbers in one row."
@@ -146,6 +153,7 @@ class Calibration:
             tasks=int(self.rows['task'].nunique()),
             **{s: status[s] for s in ('judged', 'unjudged', 'failed')},
             without_truth=int(self.rows['truth'].isna().sum()),
+            trusted=self.trusted,
             **_agreement(judged),
             **({} if self.info.get('threshold') is None else _passes(judged)),
             **_repeat_agreement(self.rows, self.repeats),
@@ -193,6 +201,8 @@ def _verdicts_in_words(s):
     silence = f'{s["unjudged"]} unjudged, {s["failed"]} failed'
     if s['without_truth']:
         silence += f', {s["without_truth"]} without a truth'
+    if not s['trusted']:
+        silence += ', **too many for these numbers to be trusted**; the same call asks for them again'
     if s['agreement'] is None:
         return f'**{s["judge"]}**: no verdict on any of {s["n"]} cases; {silence}'
     return (
@@ -250,6 +260,7 @@ def calibrate(
     journal=None,  # path of the verdicts' journal; makes it resumable
     parallel: int = 4,
     progress: bool = True,
+    max_unmeasured: float = Report.max_unmeasured,  # with a larger share of silence it is not to be trusted
 ) -> Calibration:
     "How far this judge agrees with the truth, with itself, and what it costs."
     items = list(items)
@@ -270,6 +281,7 @@ def calibrate(
         for i, v in enumerate(verdicts)
     ]
     info = dict(threshold=threshold, repeats=repeats, temperature=temperature, **_spent(judge, rounds))
+    info |= dict(max_unmeasured=max_unmeasured)
     return Calibration(name_of(judge), _frame(rows, ROW), _frame(repeated, REPEAT), info)
 
 

@@ -94,7 +94,7 @@ def _verdict(judge, item, sampling):
 def judge_all(
     judge,  # a `Judge`, or any metric
     items: list,  # what `judge.verdict` takes: trajectories, or tuples such as (gold, pred)
-    journal=None,  # path; finished verdicts are appended, and skipped the next time
+    journal=None,  # path; verdicts are appended, and skipped the next time if there is a score
     parallel: int = 4,  # how many are asked at the same time
     progress: bool = True,  # show a bar
     **sampling,  # for judges that ask a model: temperature, …
@@ -110,7 +110,7 @@ def judge_all(
         [(digest(state, _plain(x), sampling, n=24), x) for x in items],
         one,
         key=lambda keyed: keyed[0],
-        known=lambda: _known(journal),
+        known=lambda: _known(judge, journal),
         journal=journal and Journal(journal),
         parallel=parallel,
         start=getattr(judge, 'check', lambda: None),
@@ -121,9 +121,10 @@ def judge_all(
     return [rescored(verdict(r)) for r in rows]
 
 
-def _known(journal):
-    "The rows of a journal by their keys; what failed is asked again."
-    return {k: r for k, r in _rows(journal).items() if verdict(r).status != 'failed'} if journal else {}
+def _known(judge, journal):
+    "The rows of a journal by their keys, without what is to be asked for again."
+    again = ('failed',) if getattr(judge, 'final', True) else ('failed', 'unjudged')
+    return {k: r for k, r in _rows(journal).items() if verdict(r).status not in again} if journal else {}
 
 
 def _rows(journal):

@@ -7,14 +7,14 @@ __all__ = ['distinct', 'answer_format', 'keeps_to']
 
 # %% ../../notebooks/models/02_hold.ipynb #f129c2b7
 from ..core.actions import Actions, Choice, Text
-from ..core.errors import AgentkitError
+from ..core.errors import EpisodeError
 
 # %% ../../notebooks/models/02_hold.ipynb #96ae77c7
 def distinct(options) -> list[str]:
     "Each option once; there has to be one, and it has to say something."
     options = list(dict.fromkeys(options))
     if not options or not all(options):
-        raise AgentkitError('a choice needs at least one action, and no empty one')
+        raise EpisodeError('a choice needs at least one action, and no empty one')
     return options
 
 

@@ -196,13 +196,29 @@ def show_table(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _read(rows):
     "Wins, rate, interval and steps in words."
-    percent = '{:.1%}'.format
     return {
         'won': [f'{w:g}/{n:g}' for w, n in zip(rows['wins'], rows['n'])],
-        'success': rows['success'].map(percent),
-        '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(rows['ci_low'], rows['ci_high'])],
-        'steps': rows['steps'].map('{:.1f}'.format),
+        'success': rows['success'].map(_known('{:.1%}')),
+        '95 % interval': _intervals(rows),
+        'steps': rows['steps'].map(_known('{:.1f}')),
+        **_unmeasured(rows),
     }
+
+
+def _known(form):
+    "How a number is written; what is not known is a dash."
+    return lambda x: form.format(x) if pd.notna(x) else '–'
+
+
+def _intervals(rows):
+    percent = _known('{:.1%}')
+    return [f'{percent(l)} – {percent(h)}' if pd.notna(l) else '–' for l, h in zip(rows['ci_low'], rows['ci_high'])]
+
+
+def _unmeasured(rows):
+    "The column of what broke off, where something did."
+    missing = rows['unmeasured'].fillna(0).astype(int) if 'unmeasured' in rows else pd.Series(dtype=int)
+    return {'not measured': missing} if missing.any() else {}
 
 # %% ../../notebooks/research/04_plots.ipynb #a15d1e76
 def efficiency_curves(
@@ -230,16 +246,17 @@ def _line(student, base, method, tasks):
 
 def show_curves(curves: pd.DataFrame) -> pd.DataFrame:
     "The curves as people read them."
-    percent, curves = '{:.1%}'.format, finished(curves, 'name', 'tasks', 'seeds', 'worst', 'best', *RATES)
+    percent, curves = _known('{:.1%}'), finished(curves, 'name', 'tasks', 'seeds', 'worst', 'best', *RATES)
     return pd.DataFrame(
         {
             'policy': curves['name'],
             'training games': curves['tasks'],
             'success': curves['success'].map(percent),
-            '95 % interval': [f'{percent(l)} – {percent(h)}' for l, h in zip(curves['ci_low'], curves['ci_high'])],
+            '95 % interval': _intervals(curves),
             'seeds': curves['seeds'],
             'worst – best': [f'{percent(w)} – {percent(b)}' for w, b in zip(curves['worst'], curves['best'])],
             'games': curves['n'],
+            **_unmeasured(curves),
         }
     )
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WORDS', 'PLAN', 'RESULT', 'VERSION', 'TABLES', 'read_notebook', 'parameters', 'check_parameters', 'check_name',
            'Cell', 'read_plan', 'plan_cells', 'finish', 'read_result', 'own_code', 'results_of', 'Kernels', 'execute',
-           'notebook_digest', 'Ended', 'ended', 'is_done', 'run_cell', 'sweep', 'ending_with_signals', 'collect',
-           'read_table', 'read_tables', 'missing', 'draw', 'draw_now']
+           'notebook_digest', 'Ended', 'ended', 'is_done', 'broke_off', 'run_cell', 'sweep', 'ending_with_signals',
+           'collect', 'read_table', 'read_tables', 'missing', 'draw', 'draw_now']
 
 # %% ../../notebooks/research/06_sweeps.ipynb #b4463f63
 import ast, builtins, contextlib, fcntl, functools, io, itertools, os, re, signal, sys, sysconfig, tempfile, threading
@@ -425,10 +425,10 @@ def results_of(
     "What reports say, as arguments of `finish`."
     last, rows, clocks, kinds, episodes = list(reports)[-1], [], [], [], []
     for phase, report in reports.items():
-        row = dict(phase=phase, **report.summary)
+        row = dict(phase=phase, **report.summary, trusted=report.trusted)
         clock = dict(phase=phase, episode_seconds=row.pop('seconds'))
         if phase == last:
-            row |= _training(distilled) if distilled else {}
+            row |= {**_training(distilled), 'trusted': report.trusted and distilled.trusted} if distilled else {}
             clock |= {**(_seconds(distilled) if distilled else {}), **timings}
         rows.append({**row, **columns.get(phase, {})})
         clocks.append(clock)
@@ -447,7 +447,9 @@ def _training(distilled):
     "What was learned, and from how much."
     card, costs = distilled.card, distilled.costs
     return dict(
-        **dict(model=card['id'], rows=distilled.rows, corrections=distilled.corrections),
+        **dict(
+            model=card['id'], rows=distilled.rows, corrections=distilled.corrections, unlearned=distilled.unmeasured
+        ),
         **dict(train_steps=card['steps'], train_tokens=sum(c['tokens'] for c in costs) or card['tokens']),
         **dict(loss_first=card['losses']['first'], loss_last=card['losses']['last']),
     )
@@ -646,6 +648,11 @@ def is_done(cell: Cell) -> bool:
     return ended(cell).status == 'ok'
 
 
+def broke_off(result: dict) -> int:
+    "How many episodes of a run were not measured because something failed: with the next sweep they are played again."
+    return sum(row.get(k) or 0 for row in result['rows'] for k in ('errors', 'unlearned'))
+
+
 def run_cell(
     cell: Cell,
     progress: bool = True,  # what it prints goes to standard error
@@ -654,7 +661,8 @@ def run_cell(
     "Run the notebook of a cell, unless that is done; the status row."
     kernels = kernels or Kernels()
     with _alone(cell, kernels):
-        if is_done(cell):
+        last = ended(cell)
+        if last.status == 'ok' and not broke_off(last.result):
             return dict(run=cell.run, status='ok', error='', skipped=True)
         _forget(cell)
         write_json(cell.folder / 'params.json', cell.written)
@@ -785,9 +793,11 @@ def _say(progress, i, cells, text):
 def _ending(cell, status):
     if status['error']:
         return f'{status["status"]} · {status["error"]}'
-    rate = read_result(cell.folder / 'result.json')['rows'][-1].get('success')
+    result = read_result(cell.folder / 'result.json')
+    rate, missing = result['rows'][-1].get('success'), broke_off(result)
     words = 'done before' if status['skipped'] else 'ok'
-    return words if rate is None else f'{words} · success {rate:.1%}'
+    words += '' if rate is None else f' · success {rate:.1%}'
+    return words + f' · {missing} episodes broke off' * bool(missing)
 
 
 @contextlib.contextmanager

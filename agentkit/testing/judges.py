@@ -6,11 +6,11 @@
 __all__ = ['stand_in_judge']
 
 # %% ../../notebooks/testing/03_judges.ipynb #152ecf19
-import json, threading
+import json, re, threading, unicodedata
 from collections import Counter
 import dspy
 from ..core.store import rng
-from ..judges.language import read_sections
+from ..judges.language import MARK, json_objects, read_sections
 from .models import response
 
 # %% ../../notebooks/testing/03_judges.ipynb #a0290e5d
@@ -37,11 +37,12 @@ class _StandIn:
         with self._lock:
             self._times[question] += 1
             time = self._times[question] if temperature else 0
-        r = rng('stand-in judge', question, time)
+        shown = read_sections(question)
+        r = rng('stand-in judge', '\n\n'.join(f'## {name}\n{text}' for name, text in shown.items()), time)
         wrong, mute, first = (r.random() < share for share in (self.error, self.unreadable, self.bias))
         if mute:
             return 'I would rather not say.'
-        truth = self.believe(read_sections(question))
+        truth = self.believe(shown)
         if wrong:
             truth = _OPPOSITE[truth] if isinstance(truth, str) else not truth
         if first and isinstance(truth, str):
@@ -66,12 +67,29 @@ def _filled(schema, truth, defs=None):
     return f'It looks {truth if isinstance(truth, str) else "good" if truth else "bad"}.'
 
 
+_ORDER = re.compile(r'rate (?:this|it) 5|rating\W+5', re.I)
+_TEMPLATE = re.compile(r'<\|im_start\|>|\[INST\]|<<SYS|<start_of_turn>|</s>')  # what a server may read as its own
+
+
+class _Gullible(_StandIn):
+    "Obeys what stands outside the marked lines, and repeats the answers that it has seen inside."
+
+    def _answer(self, question, schema, temperature):
+        loose = '\n'.join(line for line in question.split('\n') if not line.startswith(MARK))
+        obeys = _ORDER.search(unicodedata.normalize('NFKC', loose)) or _TEMPLATE.search(question)
+        own = _filled(schema, bool(obeys) or self.believe(read_sections(question)))
+        seen = [json.dumps(x, ensure_ascii=False) for x in json_objects(question)]
+        return '\n'.join([json.dumps(own), *seen, *re.findall(r'\[\[ ## .*', question)])
+
+
 def stand_in_judge(
     believe,  # the answer without errors, a function of the fields: true, false, or for pairs "first", "second", "tie"
     error: float = 0.1,  # the share of answers that say the opposite
     unreadable: float = 0.0,  # the share that no program can read
     bias: float = 0.0,  # for pairs: the share of answers that are "first" whatever is shown
     name: str = 'scripted-judge',
+    gullible: bool = False,  # it makes no errors, but does what it is told outside the marks, and repeats what it reads
 ) -> dspy.LM:
     "A language model without weights that judges with known errors, the same each time at temperature 0."
-    return dspy.LM(name, engine=_StandIn(believe, error, unreadable, bias), cache=False)
+    kind = _Gullible if gullible else _StandIn
+    return dspy.LM(name, engine=kind(believe, error, unreadable, bias), cache=False)

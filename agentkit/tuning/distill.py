@@ -10,16 +10,17 @@ __all__ = ['METHODS', 'TRIES', 'Distilled', 'distill_from', 'distill', 'model_ca
 import dataclasses, tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from dspy.utils.exceptions import AdapterParseError
 from ..agents.policy import Agent, Policy, adapter_state
 from ..agents.programs import Expert, Explorer, Guided
 from ..agents.saving import make_policy, save_agent
-from ..core.errors import AgentkitError
+from ..core.errors import AgentkitError, EpisodeError
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory
 from ..data.rows import distinct_rows, keep, rows, write_rows
 from ..envs.base import views_of
 from ..envs.find import find_env
-from ..evals import Report
+from ..evals import Report, trusted
 from ..judges.base import passes
 from ..models.store import model_dir, read_card
 from ..rollouts import Runner
@@ -38,6 +39,28 @@ class Distilled:
     demonstrations: list[Trajectory] = field(default_factory=list)  # what the teacher played
     others: list[Trajectory] = field(default_factory=list)  # what others played, and was learned from
     costs: list[dict] = field(default_factory=list)  # of each round: episodes, corrections, tokens, seconds
+    played: int = 0  # episodes, whoever played them
+    broken: int = 0  # of these, the ones that broke off
+    uncorrected: int = 0  # and the ones for which the teacher could not be asked
+
+    @property
+    def unmeasured(self) -> int:
+        "How many episodes nothing was learned from because something failed."
+        return self.broken + self.uncorrected
+
+    @property
+    def trusted(self) -> bool:
+        "Did it learn from nearly all that was played for it?"
+        return trusted(self.unmeasured, self.played, Report.max_unmeasured)
+
+    @property
+    def missing(self) -> str:
+        "What was not learned because something failed, in words; empty when nothing is missing."
+        if not self.unmeasured:
+            return ''
+        lost = f'{self.unmeasured} of {self.played} episodes broke off or were not corrected'
+        warning = '' if self.trusted else 'not to be trusted: '
+        return f'{warning}{lost}; the same call plays them again'
 
     @property
     def losses(self):
@@ -62,18 +85,48 @@ def distill_from(
     "The student learns from recorded episodes; nobody plays."
     if demos not in ('keep', 'reset'):
         raise AgentkitError(f'demos={demos!r}: write "keep" or "reset"')
-    good = keep(demonstrations, threshold)
+    good = _good(demonstrations, threshold)
     agent = _student(student, good[0].task.env, train)
     if demos == 'reset':
         agent.react.demos = []
     whole = [t for t in others if t.termination != 'error']
-    learned = distinct_rows(rows(good, agent) + rows(whole, agent, correct))
+    corrected, failed = _corrected(whole, agent, correct)
+    learned = distinct_rows(rows(good, agent) + corrected)
     write_rows(Path(folder) / 'rows.jsonl', learned)
     provider = provider_of(agent.lm)
     trained = agent.deepcopy()
     trained.react.lm = agent.lm.copy(model=provider.train(learned, **train))
     card, corrections = provider.card(trained.name), sum('instead' in m for r in learned for m in r['messages'])
-    return Distilled(trained, _named(trained, card['base']), card, len(learned), corrections, demonstrations, whole)
+    played = [*demonstrations, *others]
+    return Distilled(
+        *(trained, _named(trained, card['base']), card, len(learned), corrections, demonstrations, whole),
+        **dict(played=len(played), broken=_broken(played), uncorrected=failed),
+    )
+
+
+def _broken(episodes):
+    return sum(t.termination == 'error' for t in episodes)
+
+
+def _good(demonstrations, threshold):
+    "Those to learn from; where there is none because they broke off, the teacher is not to blame."
+    if demonstrations and _broken(demonstrations) == len(demonstrations):
+        raise AgentkitError(
+            f'all {len(demonstrations)} demonstrations broke off ({demonstrations[0].error}): nothing to train on; '
+            'the same call plays them again'
+        )
+    return keep(demonstrations, threshold)
+
+
+def _corrected(episodes, agent, correct):
+    "Rows of the episodes, and how many have none because the teacher failed when it was asked."
+    out, failed = [], 0
+    for t in episodes:
+        try:
+            out += rows([t], agent, correct)
+        except (EpisodeError, AdapterParseError):
+            failed += 1
+    return out, failed
 
 
 def _named(agent, model):
@@ -131,7 +184,10 @@ def distill(
     distilled = course.explore(agent, rounds) if method == 'explore' else course.iterate(agent, rounds)
     save_agent(distilled.agent, folder / 'agent.json')
     base = _named(distilled.agent, course.costs[0]['base'])
-    return dataclasses.replace(distilled, base=base, demonstrations=course.shown, costs=course.costs)
+    played, broken = (sum(c[k] for c in course.costs) for k in ('episodes', 'broken'))
+    return dataclasses.replace(
+        distilled, base=base, demonstrations=course.shown, costs=course.costs, played=played, broken=broken
+    )
 
 # %% ../../notebooks/tuning/02_distill.ipynb #c7c88852
 class _Course:
@@ -147,7 +203,7 @@ class _Course:
         "Episodes that are to be corrected; where the expert has to say how, only those in which it did."
         hints = self.correct == 'hints'
         played = self.run(policy, tasks, seed=self.seed, hints=hints)
-        return [t for t in played if not hints or any(s.hint for s in t.steps)]
+        return [t for t in played if not hints or t.termination == 'error' or any(s.hint for s in t.steps)]
 
     def learn(self, agent, demonstrations, others, new, folder):
         distilled = distill_from(agent, demonstrations, folder, others, self.correct, **self.recipe)
@@ -213,6 +269,7 @@ def _cost(r, played, distilled):
         base=card['base'],
         episodes=len(played),
         won=sum(t.won for t in played),
+        broken=_broken(played),
         steps=sum(len(t.steps) for t in played),
         play_seconds=round(sum(t.seconds for t in played), 1),
         model_calls=sum(t.usage.get('calls', 0) for t in played),
@@ -249,10 +306,13 @@ def _facts(distilled, report):
         rate = (
             f'{s["wins"]} of {s["n"]} episodes won = {s["success"]:.1%} ({interval}), {s["steps"]:.1f} steps on average'
         )
+        rate += f'; {report.unmeasured} more are not measured' * bool(report.unmeasured)
+        rate += ', so not to be trusted' * (not report.trusted)
+    missing = f'; {distilled.missing}' * bool(distilled.missing)
     return {
         'base': c['base'],
         'data': f'{len(distilled.demonstrations)} demonstrations, {distilled.rows} rows, '
-        f'{distilled.corrections} corrections (digest {c["rows_digest"]})',
+        f'{distilled.corrections} corrections (digest {c["rows_digest"]}){missing}',
         'training': f'{c["steps"]} steps, {c["tokens"]:,} tokens in the last round, loss {loss}, '
         f'{c["dtype"]} on {c["device"]}',
         'settings': ', '.join(f'{k} {v}' for k, v in c['config'].items()),

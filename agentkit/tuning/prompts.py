@@ -28,7 +28,7 @@ from ..core.types import Task, Trajectory, said, trajectory, transcript
 from ..envs.base import views_of
 from ..envs.find import find_env
 from ..envs.tasks import check_disjoint, check_tasks
-from ..evals import Report, compare, evaluate
+from ..evals import Report, compare, evaluate, trusted
 from ..judges.base import Judge, success
 from ..models.find import make_lm
 from ..models.names import add_usage, cost, count_calls, usage
@@ -387,6 +387,7 @@ class _Ledger:
     def __init__(self, bar, journal=None):
         self.bar, self.lock, self.error, self.running = bar, threading.Lock(), None, {}
         self.spent = dict.fromkeys(COUNTS, 0)
+        self.scores = defaultdict(list)  # task → what was measured; '': of all tasks
         self.journal, self.answers = journal and Journal(journal), defaultdict(deque)
         for row in self.journal.rows() if journal else ():
             self.answers[row['asked']].append(row['answer'])
@@ -406,6 +407,16 @@ class _Ledger:
     def add(self, **counts):
         with self.lock:
             self.spent = add_usage([self.spent, counts])
+
+    def score(self, task, score):
+        "Remember a score, and say it; for None, what is usual: a failure is neither for nor against a candidate."
+        with self.lock:
+            if score is None:
+                known = self.scores[task] or self.scores[''] or [0.0]
+                return sum(known) / len(known)
+            self.scores[task].append(score)
+            self.scores[''].append(score)
+        return score
 
     def stop(self, error):
         self.error = self.error or error
@@ -444,7 +455,7 @@ class Rollout(dspy.Module):
 
     def forward(self, task_id: str) -> dspy.Prediction:
         t = self._stage.episode(self.policy, task_id)
-        if dspy.settings.trace is not None:
+        if dspy.settings.trace is not None and t.termination != 'error':
             retrace(self.policy, t)
         return episode_prediction(t)
 
@@ -492,9 +503,11 @@ class _Metric:
         self.metric, self.ledger, self.words = metric, ledger, words
 
     def __call__(self, gold, pred, trace=None, pred_name=None, pred_trace=None):
-        broken = pred.termination == 'error'
-        judged = 0.0 if broken else self._judged(gold, pred, trace)
-        score = float(getattr(judged, 'score', judged) or 0)
+        judged = None if pred.termination == 'error' else self._judged(gold, pred, trace)
+        score = getattr(judged, 'score', judged)
+        if trace is None:
+            score = self.ledger.score(pred.episode.task.id, None if score is None else float(score))
+        score = float(score or 0)  # to be shown, an episode has to be known as good
         if not self.words:
             return score
         return dspy.Prediction(score=score, feedback=getattr(judged, 'feedback', None) or feedback(pred.episode))
@@ -508,7 +521,7 @@ class _Metric:
             pass
         except Exception as e:
             self.ledger.stop(e)
-        self.ledger.add(unjudged=int(judged is None))
+        self.ledger.add(unjudged=int(getattr(judged, 'score', judged) is None))
         return judged
 
 # %% ../../notebooks/tuning/01_prompts.ipynb #22619304
@@ -601,7 +614,8 @@ class _Search:
         path = self.folder / 'search.json'
         with locked(self.folder / '.search.lock'):  # a second one waits, and finds it done
             finished = read_json(path) if path.is_file() else {}
-            return finished if finished.get('key') == self.key else self._searched(path, most)
+            whole = finished.get('key') == self.key and not _missing(finished['spent'])
+            return finished if whole else self._searched(path, most)
 
     def _searched(self, path, most):
         start, hidden = time.perf_counter(), not self.run.progress
@@ -652,6 +666,11 @@ class _Search:
         return {**spent, 'dollars': None if None in (played, written) else played + written}
 
 # %% ../../notebooks/tuning/01_prompts.ipynb #0164ac6a
+def _missing(spent: dict) -> int:
+    "How many episodes of a search were not measured: they broke off, or could not be judged."
+    return spent['broken'] + spent['unjudged']
+
+
 FAILURES = dict(broken='episodes broke off', unjudged='could not be judged', unreadable='proposals could not be read')
 
 
@@ -676,16 +695,27 @@ class Optimised:
 
     @property
     def trusted(self) -> bool:
-        "Were both prompts measured well enough?"
+        "Were both prompts, and the episodes of the search, measured well enough?"
+        return self.measured and self.searched
+
+    @property
+    def measured(self) -> bool:
+        "Were both prompts measured well enough on the held-out tasks?"
         return self.before.trusted and self.after.trusted
+
+    @property
+    def searched(self) -> bool:
+        "Were enough of the episodes of the search measured?"
+        played = self.spent['episodes']
+        return not played or trusted(_missing(self.spent), played, Report.max_unmeasured)
 
     @property
     def kept(self) -> bool:
         "Is the new prompt better on the held-out tasks?"
-        return self.trusted and self.compare['difference'] > 0
+        return self.measured and self.compare['difference'] > 0
 
     def to_dict(self) -> dict:
-        own = ('method', 'settings', 'kept', 'compare', 'prompts', 'budget', 'spent', 'seconds')
+        own = ('method', 'settings', 'kept', 'trusted', 'compare', 'prompts', 'budget', 'spent', 'seconds')
         return dict(
             **dict(format='agentkit-optimised', version=1, policy=self.agent.name),
             **dict(before=self.before.summary, after=self.after.summary),
@@ -704,7 +734,7 @@ class Optimised:
             return 'better, so it is kept'
         if self.prompts['after'] == self.prompts['before']:
             return 'the old one: nothing better was found'
-        if not self.trusted:
+        if not self.measured:
             return 'not measured well enough, because episodes broke off, so the old one stays'
         return 'no better than before, so the old one stays'
 
@@ -729,6 +759,8 @@ class Optimised:
         )
         prompts = [f'- {k}, {len(p["demos"])} demonstrations: {p["instructions"]}' for k, p in self.prompts.items()]
         failed = [f'{self.spent[k]} {what}' for k, what in FAILURES.items() if self.spent[k]]
+        if not self.searched:
+            failed.append('**the search is not to be trusted**: the same call plays again what broke off')
         return '\n'.join([head, '', self._needed(), '', *prompts, *(['', *failed] if failed else [])])
 
     def __str__(self):

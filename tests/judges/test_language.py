@@ -104,8 +104,9 @@ def test_half_a_surrogate_pair_ends_nothing(tmp_path):
         items = [dataclasses.replace(played(i), steps=(step(f'say {HALF}', f'{HALF}!'),)) for i in range(2)]
         verdicts = judge_all(judge, items, tmp_path / 'v.jsonl', parallel=1, progress=False)
         again = judge_all(judge, items, tmp_path / 'v.jsonl', progress=False)
-    assert [v.explanation for v in verdicts] == ['not readable: ? no', 'a ?'] and again == verdicts
-    assert len(s.asked) == 4 and '1. say ?\n   ?!' in s.asked[1]['messages'][1]['content']
+    assert [v.explanation for v in verdicts] == ['not readable: ? no', 'a ?']
+    assert [v.score for v in again] == [0.75, 0.75], 'what could not be read is asked for again'
+    assert len(s.asked) == 6 and '1. say ?\n|    ?!' in s.asked[1]['messages'][1]['content']
 
 
 @pytest.mark.parametrize(
@@ -330,7 +331,7 @@ def test_any_action_space_is_judged():
     assert read_sections(lm.script.asked[0].messages[-1].text) == dict(task='Add 1 and 1.', steps=f'1. {call}\n   2')
     words = answered('It is\n42.')
     assert TrajectoryRating(lm, steps=False).verdict(words).score == 1
-    assert '1. It is 42.\n   Thank you.' in lm.script.asked[1].messages[-1].text
+    assert '1. It is 42.\n|    Thank you.' in lm.script.asked[1].messages[-1].text
 
 
 def test_what_broke_off_is_not_judged():

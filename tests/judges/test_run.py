@@ -52,10 +52,13 @@ def test_a_journal_is_resumed_and_failures_are_asked_again(tmp_path):
     Moody.failing = set()
     second = judge_all(judge, ts, path, parallel=1, progress=False)
     assert [v.status for v in second] == ['judged', 'judged', 'unjudged', 'judged']
-    assert sorted(Moody.seen) == ['task-0', 'task-1', 'task-1', 'task-2', 'task-3'], (
-        'only what had failed was asked again'
-    )
-    assert [r['task'] for r in Journal(path).rows()][-1] == 'task-1' and len(read_verdicts(path)) == 4
+    asked = ['task-0', 'task-1', 'task-1', 'task-2', 'task-2', 'task-3']
+    assert sorted(Moody.seen) == asked, 'only what had no score was asked again'
+    assert len(Journal(path)) == 6
+    assert [r['task'] for r in Journal(path).rows()][-1] in ('task-1', 'task-2') and len(read_verdicts(path)) == 4
+    Moody.final = True
+    judge_all(judge, ts, path, progress=False)
+    assert sorted(Moody.seen) == asked, 'what nobody can tell is not asked again'
 
 
 def test_another_prompt_another_model_or_another_episode_is_another_question(tmp_path):

@@ -56,16 +56,16 @@ def chat(text='look', finish='stop'):
 
 
 class Handler(BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
+    protocol_version, disable_nagle_algorithm = 'HTTP/1.1', True
 
     def do_GET(self):
         self.server.gets.append(self.path)
         models = self.server.models
         if isinstance(models, str):
             return getattr(self, models)()
-        self.send(200, dict(data=[dict(id=m) for m in models])) if isinstance(models, list) else self.send(
-            models, dict(error=dict(message='no list'))
-        )
+        if isinstance(models, list):
+            models = 200, dict(data=[dict(id=m) for m in models])
+        self.send(*models) if isinstance(models, tuple) else self.send(models, dict(error=dict(message='no list')))
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
@@ -77,7 +77,8 @@ class Handler(BaseHTTPRequestHandler):
         getattr(self, answer)() if isinstance(answer, str) else self.send(*answer)
 
     def send(self, status, body, headers={}):
-        content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        content = json.dumps(body) if isinstance(body, (dict, list)) else body
+        content = content.encode() if isinstance(content, str) else content
         self.send_response(status)
         for k, v in {'Content-Type': 'application/json', **headers}.items():
             self.send_header(k, v)
@@ -96,6 +97,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header('Content-Length', str(len(content)))
         self.end_headers()
         self.wfile.write(content[:40])
+        self.close_connection = True
+
+    def claim(self):
+        "Promise more than comes."
+        content = json.dumps(chat()).encode()
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(content) + 9))
+        self.end_headers()
+        self.wfile.write(content)
         self.close_connection = True
 
     def drip(self):
@@ -450,23 +460,90 @@ def test_dspy_and_litellm_do_not_retry_as_well(server, waits):
     assert len(server.asked) == TRIES
 
 
-@pytest.mark.parametrize(
-    'bad',
-    [(200, {}), (200, dict(chat(), choices=[])), (200, dict(chat(), choices=[{}])), (307, {}, {'Location': '/other'})],
-    ids=['empty', 'no choices', 'no message', 'redirect'],
-)
-def test_an_answer_without_a_message_is_trouble_and_no_action(server, lm, waits, bad):
-    server.script = [bad, bad]
+def choices(*value):
+    return 200, dict(chat(), choices=value[0] if len(value) == 1 else list(value))
+
+
+def message(value, finish='stop'):
+    return choices([dict(index=0, finish_reason=finish, message=value)])
+
+
+BROKEN = {
+    'empty': (200, {}),
+    'a list': (200, []),
+    'a text': (200, '"look"'),
+    'null': (200, 'null'),
+    'a number': (200, '7'),
+    'nothing': (200, ''),
+    'half': (200, json.dumps(chat())[:60]),
+    'twice': (200, json.dumps(chat()) * 2),
+    'html': (200, '<html>please log in</html>'),
+    'deep': (200, '[' * 100_000),
+    'an error of any form': (200, dict(error='overloaded')),
+    'choices: none': choices([]),
+    'choices: null': choices(None),
+    'choices: an object': choices(dict(message='look')),
+    'choices: a text': choices('look'),
+    'choices: a number': choices(1),
+    'choices: of texts': choices(['look']),
+    'choices: of nulls': choices([None]),
+    'message: none': choices([{}]),
+    'message: null': message(None),
+    'message: a text': message('look'),
+    'message: a list': message(['look']),
+    'message: empty': message({}),
+    'message: no text': message(dict(role='assistant')),
+    'message: null text': message(dict(role='assistant', content=None, tool_calls=[])),
+    'text: a number': message(dict(role='assistant', content=7)),
+    'text: an object': message(dict(role='assistant', content=dict(text='look'))),
+    'text: of numbers': message(dict(role='assistant', content=[7])),
+    'redirect': (307, {}, {'Location': '/other'}),
+    'redirect for good': (301, '<html>', {'Location': 'http://127.0.0.1:9/'}),
+    'too short': 'torn',
+    'too long': 'claim',
+    'half of UTF-16': (200, b'\xff\xfe{'),
+}
+
+
+@pytest.mark.parametrize('name', BROKEN)
+def test_an_answer_without_a_message_is_trouble_and_no_action(server, lm, waits, name):
+    server.script = [BROKEN[name]] * 2
     assert play(lm, think=False) == 'look' and len(waits) == 2
-    server.otherwise = bad
-    with pytest.raises(EpisodeError, match='openai/parrot: (an answer without a message|it sends to another address)'):
+    server.otherwise = BROKEN[name]
+    with pytest.raises(EpisodeError, match='^openai/parrot: ') as failed:
         play(lm, think=False)
+    assert len(server.asked) == 3 + TRIES and len(str(failed.value)) < 600 and '\n' not in str(failed.value)
     assert {a['path'] for a in server.asked} == {'/v1/chat/completions'}, 'a redirect is not followed'
 
 
-def test_an_empty_message_is_the_models_own(server, lm, waits):
-    server.otherwise = (200, chat(''))
-    assert play(lm, think=False) == '' and waits == []
+OWN = {
+    'empty': message(dict(role='assistant', content='')),
+    'blank': message(dict(role='assistant', content=' \n')),
+    'only thought': message(dict(role='assistant', content=None, reasoning_content='Hm.')),
+    'cut off': message(dict(role='assistant', content=None), 'length'),
+    'a tool that nobody has': message(
+        dict(role='assistant', content=None, tool_calls=[dict(id='1', function=dict(name='x', arguments='{}'))])
+    ),
+    'refused': message(dict(role='assistant', content=None, refusal='I cannot.')),
+}
+
+
+@pytest.mark.parametrize('name', OWN)
+def test_an_empty_message_is_the_models_own(server, lm, waits, name):
+    server.otherwise = OWN[name]
+    assert play(lm, think=False) in ('', 'I cannot.') and waits == []
+
+
+def test_text_in_parts_or_in_another_encoding_is_text(server, lm, waits):
+    parts = dict(role='assistant', content=[dict(type='thinking', thinking=[]), dict(type='text', text='look')])
+    server.script = [message(parts), *((200, json.dumps(chat()).encode(e)) for e in ('utf-8-sig', 'utf-16', 'utf-32'))]
+    assert [play(lm, think=False) for _ in range(4)] == ['look'] * 4 and waits == []
+
+
+def test_a_list_of_models_that_cannot_be_read_is_no_verdict(server):
+    for models in ((200, '[' * 100_000), (200, '<html>'), (200, dict(data=[7])), (200, 'null')):
+        server.models = models
+        make_lm(f'openai/parrot@{server.url}').check()
 
 
 def test_an_answer_that_drips_for_ever_is_left(server, waits, monkeypatch):

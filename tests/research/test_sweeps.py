@@ -14,7 +14,9 @@ import psutil
 import pytest
 import yaml
 from conftest import ROOT
+from flaky import REFUSED, FlakyServer, said
 
+from agentkit.cli import main
 from agentkit.core.errors import AgentkitError
 from agentkit.core.store import digest, read_json, write_json
 from agentkit.research.sweeps import (
@@ -447,3 +449,40 @@ def test_numbers_of_numpy_and_nan_are_results(tmp_path):
     made = finish(tmp_path, [dict(n=np.int64(3), rate=np.float32(0.5), no=float('nan'))], [dict(seconds=np.float64(1))])
     assert read_result(tmp_path / 'result.json') == made
     assert made['rows'] == [dict(n=3, rate=0.5, no=None)] and made['timings'] == [dict(seconds=1.0)]
+
+
+FICKLE = """
+from agentkit.agents.policy import Agent
+from agentkit.envs.find import list_tasks
+from agentkit.evals import evaluate
+from agentkit.models.find import make_lm
+from agentkit.research.sweeps import finish, results_of
+from agentkit.rollouts import Runner
+
+with Runner('corridor', out, progress=False) as run:
+    report = evaluate(Agent(make_lm(policy), think=False), list_tasks('corridor', 'train', doors), run)
+finish(out, **results_of(dict(after=report)))
+"""
+
+
+def test_what_broke_off_makes_a_sweep_doubtful_and_is_played_again(tmp_path, results, capsys):
+    "A cell misses one episode of three: it is said, exit code 1, and the next sweep asks for that one only."
+    well, defaults = [], "doors = 2\npolicy = ''\nout = ''"
+
+    def answer(number, body):
+        far = len(body['messages']) > 1 and 'door 3.' in body['messages'][1]['content']
+        return REFUSED if far and not well else said('forward')
+
+    with FlakyServer(answer) as server:
+        path = plan(tmp_path, FICKLE, fixed=dict(policy=f'openai/m@{server.url}'), grid=dict(doors=[3]))
+        notebook(tmp_path / 'n.ipynb', FICKLE, defaults)
+        assert main(['sweep', str(path), '--jobs', '1']) == 1
+        assert '1 not to be trusted' in capsys.readouterr().out
+        (first,) = read_table('trial').to_dict('records')
+        assert (first['n'], first['unmeasured'], first['success'], first['trusted']) == (2, 1, 1.0, False)
+        well.append(True)
+        asked = len(server.asked)
+        assert main(['sweep', str(path), '--jobs', '1']) == 0
+        assert len(server.asked) - asked == 3
+    (again,) = read_table('trial').to_dict('records')
+    assert (again['n'], again['unmeasured'], again['success'], again['trusted']) == (3, 0, 1.0, True)

@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
+from flaky import REFUSED, FlakyServer, said
 
+from agentkit.agents.policy import Agent
 from agentkit.agents.programs import Expert, Program
 from agentkit.agents.saving import load_agent, student_agent
-from agentkit.core.errors import AgentkitError
+from agentkit.core.errors import AgentkitError, EpisodeError
 from agentkit.core.store import read_json
 from agentkit.data.rows import call_rows, read_rows
 from agentkit.envs.find import list_tasks
@@ -16,7 +18,7 @@ from agentkit.models.find import make_lm
 from agentkit.models.serving import stop_servers
 from agentkit.models.store import model_dir, read_card
 from agentkit.rollouts import Runner, read_trajectories
-from agentkit.tuning.distill import distill, distill_from
+from agentkit.tuning.distill import distill, distill_from, model_card
 
 TASKS = list_tasks('corridor', 'train', 6)
 TRAIN = dict(epochs=30)
@@ -254,3 +256,51 @@ def test_a_model_cannot_pose_as_trained(made, tmp_path):
     )
     with pytest.raises(AgentkitError, match='claims to be trained'):
         model_dir(fake)
+
+
+# --- what was not measured ---
+
+
+def test_a_demonstration_that_failed_is_no_lost_one_and_is_asked_for_again(run, tmp_path):
+    "A teacher behind a server that refuses some games: they are said, and the same call plays only these again."
+    well = []
+
+    def answer(number, body):
+        far = any(f'door {n}.' in body['messages'][1]['content'] for n in (2, 5))
+        return REFUSED if far and not well else said('forward')
+
+    with FlakyServer(answer) as server:
+        learn = lambda: distill('local/nano', Agent(server.lm, think=False), TASKS, run, tmp_path, train=dict(epochs=1))
+        first = learn()
+        asked = len(server.asked)
+        well.append(True)
+        again = learn()
+        assert len(server.asked) - asked == 2 + 5
+    assert (first.rows, first.played, first.unmeasured, first.trusted) == (4, 6, 2, False)
+    assert first.missing.startswith('not to be trusted: 2 of 6 episodes') and first.costs[0]['broken'] == 2
+    assert (again.rows, again.unmeasured, again.trusted, again.missing) == (6, 0, True, '')
+    assert 'not to be trusted' in model_card(first, evaluate(Expert(), TASKS, run))
+
+
+def test_a_teacher_whose_server_is_down_is_not_called_a_bad_one(run, tmp_path):
+    with FlakyServer(lambda n, body: said('') if body.get('max_tokens') == 1 else REFUSED) as server:
+        with pytest.raises(AgentkitError, match=r'all 6 demonstrations broke off \(EpisodeError: .*I am not well'):
+            distill('local/nano', Agent(server.lm, think=False), TASKS, run, tmp_path)
+    assert not (tmp_path / 'rows.jsonl').exists()
+
+
+def test_an_episode_that_could_not_be_corrected_is_counted_and_ends_nothing(made, run, tmp_path):
+    "The teacher, asked afterwards what it would have done, fails for one episode of three."
+
+    def moody(state):
+        if state.task == TASKS[1]:
+            raise EpisodeError('no answer')
+        return 'forward'
+
+    others = run(LAZY, TASKS[:3])
+    again = distill_from(
+        'local/nano', made.demonstrations, tmp_path, others, Program(moody, 'moody'), train=dict(epochs=1)
+    )
+    assert (again.uncorrected, again.played, again.trusted) == (1, 9, False)
+    lazy = {r['provenance']['task'] for r in read_rows(tmp_path / 'rows.jsonl') if r['provenance']['policy'] == 'lazy'}
+    assert lazy == {TASKS[0].id, TASKS[2].id}

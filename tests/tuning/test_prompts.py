@@ -687,3 +687,47 @@ def test_a_real_model_over_http(household, tmp_path):
         assert made.spent['tokens_in'] > 500 and made.spent['broken'] == 0 and (tmp_path / 'program.json').is_file()
     finally:
         stop_servers()
+
+
+def test_what_broke_off_is_neither_for_nor_against_a_prompt(corridor, tmp_path):
+    "The better prompt wins all it plays, but breaks in the four tasks of six that the old one wins."
+
+    class Breaking(Engine):
+        well = False
+
+        def complete(self, request):
+            task = request.messages[0].text
+            if RULE in str(request.system) and 'door 2' in task and not self.well:
+                raise EpisodeError('I do not talk about that')
+            return super().complete(request)
+
+        def knows(self, instructions, messages, task):
+            return RULE in instructions or 'door 2' in task
+
+    train = [Task(f'train/{i}', 'corridor', data=dict(doors=3 if i < 4 else 2)) for i in range(8)]
+    engine, played = Breaking(), corridor.with_limits(max_steps=3)
+    settings = dict(SMALL['miprov2'], validation=0.75, max_bootstrapped_demos=0)
+    search = lambda: optimize(
+        corridor_teacher(engine),
+        train,
+        corridors(3, 'seen', doors=3),
+        played,
+        'miprov2',
+        proposer(),
+        folder=tmp_path,
+        **settings,
+    )
+    made = search()
+    assert made.prompts['after']['instructions'] == RULE and made.kept, made.prompts
+    assert made.spent['broken'] > 0 and not made.searched and not made.trusted
+    assert 'the search is not to be trusted' in str(made) and read_json(tmp_path / 'optimised.json')['trusted'] is False
+    engine.well = True
+    again = search()
+    assert again.spent['broken'] == 0 and again.trusted and again.kept
+
+
+def test_a_score_that_could_not_be_given_is_what_is_usual():
+    ledger = _Ledger(None)
+    assert ledger.score('a', None) == 0
+    assert [ledger.score('a', 1.0), ledger.score('b', 0.0), ledger.score('b', 1.0)] == [1.0, 0.0, 1.0]
+    assert (ledger.score('a', None), ledger.score('b', None), ledger.score('c', None)) == (1.0, 0.5, 2 / 3)
