@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['write_bytes', 'write_text', 'write_json', 'read_json', 'locked', 'Journal', 'utf8', 'check_format', 'fields_of',
-           'journalled', 'digest', 'rng']
+           'journalled', 'check_name', 'digest', 'rng']
 
 # %% ../../notebooks/core/03_store.ipynb #7e4edfd1
-import contextlib, contextvars, dataclasses, fcntl, hashlib, json, os, random, secrets
+import contextlib, contextvars, dataclasses, fcntl, hashlib, json, os, random, re, secrets
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -202,6 +202,17 @@ def _in_threads(missing, do, journal, row, parallel, bar, postfix):
     return new
 
 # %% ../../notebooks/core/03_store.ipynb #34bb9c46
+def check_name(
+    name: str,
+    what: str,  # it names, e.g. "an experiment"
+) -> str:
+    "The name, which becomes that of a folder or file, or an error."
+    if not re.fullmatch(r'\w[\w.-]*', str(name)) or len(str(name).encode()) > 120:
+        rule = 'write letters, digits, "_", "-" and ".", not more than 120'
+        raise AgentkitError(f'{str(name)[:130]!r} cannot be the name of {what}: {rule}')
+    return name
+
+
 def digest(*parts, n: int = 12) -> str:
     "A short stable name for JSON-like values: the first `n` hex digits of a SHA-256."
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:n]

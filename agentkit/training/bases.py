@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from ..core.errors import AgentkitError, need
 from ..core.settings import path_of
-from ..core.store import digest, locked
+from ..core.store import check_name, digest, locked
 from ..models.gguf import write_gguf
 from ..models.store import file_sha256, model_dir, read_card, write_card
 from .encoding import ROLES
@@ -85,7 +85,7 @@ def build_model(
     recipe: str = '',  # a digest of what goes into the model; work that broke off is continued only under the same one
 ) -> Path:
     "The directory of a model; if there is none, it is filled."
-    target = path_of('data', 'models', id)
+    target = path_of('data', 'models', check_name(id, 'a model'))
     with locked(target.parent / f'.{id}.lock'):
         if not target.exists():
             work = target.parent / f'.{id}.{recipe}part'
@@ -195,9 +195,12 @@ def _fetch(name, source, options, folder):
     "Convert a pretrained model; the facts for its card."
     torch, hf = need('torch', 'train'), quiet_transformers()
     try:
-        tokenizer = hf.AutoTokenizer.from_pretrained(source, **options)
-        model = hf.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16, **options)
+        tokenizer = hf.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        safe = dict(options, trust_remote_code=False, use_safetensors=True)  # other weights are pickles: they run code
+        model = hf.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16, **safe)
     except OSError as e:
         raise AgentkitError(f'no model {name!r} on the hub or in its cache: {str(e).splitlines()[0]}') from e
+    except ValueError as e:  # such as code of its own, which is never run
+        raise AgentkitError(f'{name} cannot be used: {" ".join(str(e).split())[:300]}') from e
     save_model(_plain(model), tokenizer, folder, 'q8_0')
     return dict(family=name.replace('/', '--'), base='', trained=False, steps=0)

@@ -184,9 +184,9 @@ class Api:
                 'make it again with make_lm("openai/<model>@http://host:port/v1")'
             )
         self.engine = engine
-        self.client = openai.OpenAI(
-            api_key=engine.key(), base_url=engine.address or OPENAI, max_retries=0, timeout=engine.timeout
-        )
+        http = openai.DefaultHttpxClient(follow_redirects=False)  # rows and key go to this address only
+        place = dict(base_url=engine.address or OPENAI, http_client=http)
+        self.client = openai.OpenAI(api_key=engine.key(), max_retries=0, timeout=engine.timeout, **place)
 
     def ask(
         self,

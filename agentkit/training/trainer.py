@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..core.errors import AgentkitError, need, progress_bar
 from ..core.settings import path_of
-from ..core.store import Journal, digest, read_json, rng, write_text
+from ..core.store import Journal, check_name, digest, read_json, rng, write_text
 from ..envs.find import find_env
 from ..models.gguf import known_type, tensor_types, write_gguf, write_gguf_adapter
 from ..models.serving import Server, reload_servers, stop_servers
@@ -182,7 +182,8 @@ class Trained:
 def _student(folder, config):
     "The model to train, with adapters if it gets some."
     torch, hf = need('torch', 'train'), quiet_transformers()
-    model = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    safe = dict(trust_remote_code=False, use_safetensors=True)  # nothing in the folder is run
+    model = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **safe)
     if not config.lora_rank:
         return model, model
     peft = need('peft', 'train')
@@ -218,7 +219,7 @@ class Training:
     ):
         torch = self.torch = need('torch', 'train')
         self.source, self.config, self.folder, self.base = source, config, folder, _trainable(source)
-        self.tokenizer = quiet_transformers().AutoTokenizer.from_pretrained(source)
+        self.tokenizer = quiet_transformers().AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.adapted, model = _student(source, config)
         self.model, self.dtype = model.to(self.device), _dtype(config)
@@ -402,7 +403,7 @@ class Session(Training):
     "A training that stays open; made by `open_session`."
 
     def __init__(self, source, config, name, keep):
-        self.name, self.live, self.keep = name, f'{name}-live', keep
+        self.name, self.live, self.keep = check_name(name, 'a session'), f'{name}-live', keep
         folder = path_of('data', 'models', f'.{name}.session', 'checkpoint.pt').parent
         self.lock = open(folder / 'lock', 'w')
         try:
