@@ -609,33 +609,54 @@ def sweep(
     if dry_run:
         listed = [dict(run=c.run, params=c.params) for c in cells]
         return Done(dict(cells=listed), '\n'.join(f'{c.run}  {c.label}' for c in cells))
-    table = sweep(cells, jobs, fresh, progress=not json, plan=every)
+    drawn = planned if planned.get('report') else None
+    table = sweep(cells, jobs, fresh, progress=not json, plan=every, then=lambda: _so_far(drawn, quiet=json))
     failed = int((table['status'] != 'ok').sum())
-    report = _draw(planned) if planned.get('report') and failed < len(table) else {}
-    return _swept(planned['experiment'], table, failed, report)
+    facts = dict(experiment=planned['experiment'], failed=failed, rows=loads(table.to_json(orient='records')))
+    facts |= dict(summary=str(path_of('results', planned['experiment'], 'summary.csv')), **_drawn(drawn))
+    return Done(facts, '\n'.join(_swept(table, facts)), failed=bool(failed or 'report_error' in facts))
 
 
-def _swept(experiment, table, failed, report):
-    summary = path_of('results', experiment, 'summary.csv')
+def _swept(table, facts):
+    "What a person reads after a sweep."
     names = 'student tasks seed phase n success ci_low ci_high steps status error'.split()
-    lines = [table[[c for c in names if c in table]].to_string(index=False), '', f'table:   {summary}']
-    lines += [f'figure:  {f}' for f in report.get('figures', [])] + [f'{failed} failed'] * bool(failed)
-    rows = loads(table.to_json(orient='records'))
-    facts = dict(experiment=experiment, failed=failed, summary=str(summary), rows=rows, **report)
-    return Done(facts, '\n'.join(lines), failed=bool(failed))
+    yield from (table[[c for c in names if c in table]].to_string(index=False), '', f'table:   {facts["summary"]}')
+    yield from (f'figure:  {f}' for f in facts.get('figures', []))
+    if 'report_error' in facts:
+        yield f'no report: {facts["report_error"]}'
+    if facts['failed']:
+        yield f'{facts["failed"]} failed'
 
 
-def _draw(plan):
-    "Run the report's notebook."
-    from agentkit.research.sweeps import execute
+def _so_far(plan, quiet):
+    "Draw the figures again while the sweep runs; the table is written."
+    from agentkit.core.secrets import error_line
+    from agentkit.research.sweeps import draw_now
+
+    if not plan:
+        return
+    try:
+        text = ', '.join(draw_now(plan)[::2])  # a figure is there as picture and as drawing
+    except Exception as e:  # of the report, which is run at the end and says it then
+        text = f'not to be drawn yet ({error_line(e)})'
+    if not quiet:
+        print(f'figures so far: {text}', file=sys.stderr)
+
+
+def _drawn(plan):
+    "What the report's notebook has drawn; a report that fails does not hide the table."
+    from agentkit.research.sweeps import draw
     from agentkit.research.tracking import to_mlflow, tracking_on
 
-    out = path_of('results', plan['experiment'], 'report.ipynb')
-    execute(plan['report'], out, {'experiment': plan['experiment'], **plan.get('report_parameters', {})})
-    figures = sorted(str(p) for p in path_of('figures', 'x').parent.glob(f'{plan["experiment"]}__*'))
+    if not plan:
+        return {}
+    try:
+        facts = draw(plan)
+    except AgentkitError as e:
+        return dict(report_error=str(e))
     if tracking_on():
         to_mlflow(plan['experiment'])
-    return dict(report=str(out), figures=figures)
+    return facts
 
 # %% ../notebooks/cli.ipynb #b41337ba
 @command
@@ -643,13 +664,13 @@ def report(
     plan: Path,  # the YAML file of the sweep
 ):
     "Draw an experiment's figures again, from its results alone."
-    from agentkit.research.sweeps import read_plan, read_table
+    from agentkit.research.sweeps import draw, read_plan, read_table
 
     planned = read_plan(plan)
     if not planned.get('report'):
         raise AgentkitError(f'{plan} names no report notebook')
     read_table(planned['experiment'])
-    facts = _draw(planned)
+    facts = draw(planned)
     return Done(facts, '\n'.join([facts['report'], *facts['figures']]))
 
 
