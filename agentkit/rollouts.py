@@ -14,7 +14,7 @@ from .agents.policy import Policy
 from .agents.saving import make_policy
 from .core.errors import AgentkitError, EpisodeError
 from .core.secrets import error_line, redact
-from .core.store import Journal, digest, journalled
+from .core.store import Journal, digest, journalled, pause
 from .core.types import Decision, Observation, State, Step, Task, Trajectory, episode_key, said, trajectory
 from .envs.base import views_of
 from .envs.find import find_env, identity, list_tasks
@@ -55,6 +55,7 @@ def answer(
 
 
 def _take_step(policy, env, state, hints):
+    pause()  # the run has been given up
     start = time.perf_counter()
     hint = env.expert() if hints else None
     decision = policy.act(state)

@@ -50,7 +50,7 @@ def send(fd: int, reply: dict):
     try:
         data = json.dumps(reply).encode() + b'\n'
     except (TypeError, ValueError) as e:
-        data = json.dumps({'error': str(e), 'type': type(e).__name__}).encode() + b'\n'
+        data = json.dumps({'error': str(e), 'type': type(e).__name__, 'id': reply['id']}).encode() + b'\n'
     while data:
         data = data[os.write(fd, data) :]
 
@@ -64,7 +64,7 @@ def serve(target: str, options: dict, lines: queue.Queue, replies: int):
         served['object'] = getattr(importlib.import_module(module), name)(**options)
 
     reply = answer(make)
-    send(replies, reply)
+    send(replies, reply | {'id': 0})
     if 'error' in reply:
         return
     while (line := lines.get()) is not None:
@@ -73,7 +73,7 @@ def serve(target: str, options: dict, lines: queue.Queue, replies: int):
         faulthandler.dump_traceback_later(request['timeout'] + GRACE, exit=True)
         reply = answer(lambda: getattr(served['object'], request['method'])(*request['args']))
         faulthandler.cancel_dump_traceback_later()
-        send(replies, reply)
+        send(replies, reply | {'id': request['id']})
     if hasattr(served['object'], 'close'):
         served['object'].close()
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIRST', 'CAP', 'TRIES', 'PATIENCE', 'WHOLE', 'LONGEST', 'transient', 'backoff', 'Throttle', 'throttle',
-           'EndlessAnswer', 'Transport', 'RemoteEngine', 'explain', 'PlainErrors', 'RemoteLM']
+           'EndlessAnswer', 'limited', 'Transport', 'RemoteEngine', 'explain', 'PlainErrors', 'RemoteLM']
 
 # %% ../../notebooks/models/03_remote.ipynb #d93dde1c
 import os
@@ -20,6 +20,7 @@ from dspy import lm15
 from ..core.actions import Actions
 from ..core.errors import AgentkitError, EpisodeError
 from ..core.secrets import redact
+from ..core.store import pause
 from .names import KEYS, OWN_KEY, ROUTES, key_for, parse_spec
 from .hold import answer_format, keeps_to
 
@@ -45,7 +46,7 @@ def _impatient(retry_state):
 
 
 def backoff(
-    sleep=time.sleep,  # what waits; a test gives a list's append
+    sleep=pause,  # what waits; a test gives a list's append
 ) -> tenacity.Retrying:
     "Call a function through this, and it is tried again while that can help; the last error is raised as it is."
     return tenacity.Retrying(
@@ -110,6 +111,60 @@ class EndlessAnswer(lm15.ProviderError):
     "An answer that is too long, or takes too long."
 
 
+class _Limited:
+    "A connection, or what opens connections, of httpcore: what is read after a request has an end."
+
+    def __init__(self, inner, seconds):
+        self._inner, self._seconds = inner, seconds
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def connect_tcp(self, *args, **kwargs):
+        return _Limited(self._inner.connect_tcp(*args, **kwargs), self._seconds)
+
+    def start_tls(self, *args, **kwargs):
+        return _Limited(self._inner.start_tls(*args, **kwargs), self._seconds)
+
+    def write(self, buffer, timeout=None):
+        self._end, self._bytes = time.monotonic() + self._seconds, 0
+        self._inner.write(buffer, timeout)
+
+    def read(self, max_bytes, timeout=None):
+        left = self._end - time.monotonic()
+        try:
+            chunk = self._inner.read(max_bytes, max(0.001, min(left, timeout or left)))
+        except Exception:
+            self._check()
+            raise
+        self._bytes += len(chunk)
+        self._check()
+        return chunk
+
+    def _check(self):
+        if time.monotonic() >= self._end or self._bytes > LONGEST:
+            raise EndlessAnswer(f'an answer without end: {self._bytes:,} bytes in {self._seconds:g} s or less')
+
+
+def _plain(response):
+    "A packed answer, which nobody asked for, can be a thousand times as long when it is unpacked."
+    packed = response.headers.get('content-encoding', 'identity')
+    if packed != 'identity':
+        raise EndlessAnswer(f'an answer packed as {packed}: it was not asked for')
+
+
+def limited(
+    client,  # an `httpx.Client`, or one of its successor `httpx2`
+    seconds: float,  # for a whole answer
+):
+    "The client, whose answers have an end in seconds and bytes."
+    client.headers['accept-encoding'] = 'identity'
+    client.event_hooks = dict(client.event_hooks, response=[_plain])
+    for transport in {client._transport, *client._mounts.values()} - {None}:
+        transport._pool._network_backend = _Limited(transport._pool._network_backend, seconds)
+    return client
+
+
 @dataclass
 class _Answer(contextlib.AbstractContextManager):
     "An HTTP answer, as lm15 reads it."
@@ -137,16 +192,15 @@ class Transport:
         self,
         timeout: float = 120.0,  # seconds without a byte
     ):
-        self.seconds = WHOLE * timeout
         times = httpx.Timeout(timeout, connect=10.0, write=60.0)
-        self.client = httpx.Client(timeout=times, limits=httpx.Limits(max_connections=None))
+        self.client = limited(httpx.Client(timeout=times, limits=httpx.Limits(max_connections=None)), WHOLE * timeout)
 
     def stream(self, request):
         try:
             with self._open(request) as r:
                 if r.is_redirect:
                     raise lm15.ServerError('it sends to another address: correct the address', status=r.status_code)
-                headers, body = r.headers.multi_items(), self._body(r)
+                headers, body = r.headers.multi_items(), r.read()
                 return _Answer(r.status_code, r.reason_phrase, headers, r.http_version, body)
         except (httpx.TransportError, httpx.DecodingError) as e:
             raise lm15.TransportError(str(e)) from e
@@ -154,19 +208,11 @@ class Transport:
     def _open(self, request):
         return self.client.stream(request.method, request.url, headers=request.headers, content=request.body)
 
-    def _body(self, response):
-        end, body = time.monotonic() + self.seconds, bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > LONGEST or time.monotonic() > end:
-                raise EndlessAnswer(f'an answer without end: {len(body):,} bytes in {self.seconds:g} s or less')
-        return bytes(body)
-
 # %% ../../notebooks/models/03_remote.ipynb #571580e6
 class RemoteEngine:
     "DSPy's way to a provider: `complete(Request) -> Response`."
 
-    def __init__(self, provider, address='', timeout=120.0, key='', own=False, sleep=time.sleep):
+    def __init__(self, provider, address='', timeout=120.0, key='', own=False, sleep=pause):
         if provider not in ROUTES:
             raise AgentkitError(
                 f'{provider!r} is not a known provider: {", ".join([*ROUTES, "local"])}; '

@@ -67,9 +67,21 @@ def end(code=None):
     os._exit(code or 1)
 
 
-def main(**options):
-    "Run vLLM until standard input closes."
-    port, key = free_port(), sys.stdin.readline().strip()
+def taken(port: int) -> bool:
+    "Does somebody else listen on the port that was free a moment ago?"
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(('127.0.0.1', port))
+        except OSError:
+            return True
+    return False
+
+
+def start(key: str, options: dict, attempts: int = 3):
+    "A vLLM that answers, and its address; where another process takes its port, it gets another one."
+    port = free_port()
+    url = f'http://127.0.0.1:{port}'
     die_with_me = lambda: ctypes.CDLL(None).prctl(
         1, signal.SIGKILL
     )  # PR_SET_PDEATHSIG: also when this process is killed
@@ -80,12 +92,20 @@ def main(**options):
         preexec_fn=die_with_me,
         env={**os.environ, **SETTINGS, 'VLLM_API_KEY': key},
     )
-    threading.Thread(target=lambda: (sys.stdin.read(), end()), daemon=True).start()
-    url = f'http://127.0.0.1:{port}'
-    while not answers(url):
-        if vllm.poll() is not None:
-            end(vllm.returncode)
+    while vllm.poll() is None and not answers(url):
         time.sleep(0.2)
+    if vllm.poll() is None:
+        return vllm, url
+    if attempts > 1 and taken(port):
+        return start(key, options, attempts - 1)
+    end(vllm.returncode)
+
+
+def main(**options):
+    "Run vLLM until standard input closes."
+    key = sys.stdin.readline().strip()
+    threading.Thread(target=lambda: (sys.stdin.read(), end()), daemon=True).start()
+    vllm, url = start(key, options)
     print(json.dumps(dict(url=url)), flush=True)
     end(vllm.wait())
 

@@ -6,13 +6,14 @@
 __all__ = ['STATUS', 'decided', 'retrace', 'with_provider', 'BootstrapFinetune', 'Replay']
 
 # %% ../../notebooks/training/07_dspy_bridge.ipynb #ede23184
-import functools, types
+import functools, threading, types
 import dspy
 from dspy.clients.provider import Provider as DspyProvider, TrainingJob
 from dspy.clients.utils_finetune import TrainDataFormat, TrainingStatus
 from dspy.teleprompt.bootstrap_finetune import build_call_data_from_trace
 from ..agents.policy import Agent, Policy
 from ..core.errors import AgentkitError
+from ..core.store import stoppable
 from ..core.types import Trajectory, said
 from ..data.rows import episode_rows, provenance, right_answers, write_rows
 from ..judges.base import passes, success
@@ -51,12 +52,21 @@ class _Job(TrainingJob):
 
     def __init__(self, lm, model=None, **options):
         super().__init__(model=model, **options)
-        self.trainer = provider_of(lm.copy(model=model))
+        self.trainer, self.stop = provider_of(lm.copy(model=model)), threading.Event()
 
     @property
     def remote(self):
         "The provider's own job, where it has one."
         return getattr(self.trainer, 'job', None)
+
+    def result(self, timeout=None):
+        "The new model. Whoever interrupts the waiting ends the training at its next step; a checkpoint keeps it."
+        try:
+            return super().result(timeout)
+        except KeyboardInterrupt:
+            self.stop.set()
+            self.thread.join()
+            raise
 
     def status(self) -> TrainingStatus:
         "Where the job stands."
@@ -81,7 +91,8 @@ class _Door(DspyProvider):
         if not train_data:
             raise AgentkitError('there are 0 calls to train on: no episode passed the metric')
         ours = any('loss' in m for row in train_data for m in row['messages'])
-        return job.trainer.train(train_data if ours else episode_rows(train_data), **(train_kwargs or {}))
+        rows = train_data if ours else episode_rows(train_data)
+        return stoppable(job.stop, job.trainer.train)(rows, **(train_kwargs or {}))
 
 
 def with_provider(

@@ -10,13 +10,13 @@ __all__ = ['LEAST', 'LONGEST', 'TRAINING', 'PATIENCE', 'OPENAI', 'ENDED', 'Remot
 # %% ../../notebooks/training/05_openai.ipynb #8b250c0c
 import dataclasses, importlib.metadata, json, math, os, re, threading, time
 from dataclasses import dataclass
-import tenacity
+import httpx, tenacity
 from dspy import lm15
 from ..core.errors import AgentkitError, folder_of, need, progress_bar
 from ..core.settings import path_of, root
-from ..core.store import Journal, digest, locked, read_json, write_json, write_text
+from ..core.store import Journal, digest, locked, pause, read_json, write_json, write_text
 from ..data.formats import conversations, export
-from ..models.remote import RemoteEngine, backoff
+from ..models.remote import WHOLE, EndlessAnswer, RemoteEngine, backoff, limited
 from .encoding import check_row, weight
 
 # %% ../../notebooks/training/05_openai.ipynb #706d206f
@@ -184,9 +184,10 @@ class Api:
                 'make it again with make_lm("openai/<model>@http://host:port/v1")'
             )
         self.engine = engine
-        http = openai.DefaultHttpxClient(follow_redirects=False)  # rows and key go to this address only
-        place = dict(base_url=engine.address or OPENAI, http_client=http)
-        self.client = openai.OpenAI(api_key=engine.key(), max_retries=0, timeout=engine.timeout, **place)
+        http = limited(httpx.Client(timeout=engine.timeout), WHOLE * engine.timeout)
+        self.client = openai.OpenAI(
+            api_key=engine.key(), base_url=engine.address or OPENAI, max_retries=0, http_client=http
+        )
 
     def ask(
         self,
@@ -200,6 +201,8 @@ class Api:
             try:
                 return question(self.client)
             except openai.APIConnectionError as e:
+                if isinstance(e.__cause__, EndlessAnswer):
+                    raise e.__cause__ from None
                 raise lm15.TransportError(f'no answer ({e.__cause__ or e})') from e
             except openai.APIStatusError as e:
                 raise _refused(e) from e
@@ -259,6 +262,7 @@ class Job:
         "Wait, but not longer than until somebody cancels, and never for a program that has ended."
         end = time.monotonic() + seconds
         while not self.cancelled and time.monotonic() < end:
+            pause()  # whoever waited for it has left
             if not threading.main_thread().is_alive():
                 raise AgentkitError(
                     'the program ended while its job goes on at the provider; the same call finds it again'

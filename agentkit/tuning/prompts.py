@@ -12,7 +12,7 @@ __all__ = ['METHODS', 'EPISODE', 'PROPOSAL', 'ENDS', 'COUNTS', 'FAILURES', 'Meth
 import contextlib, copy, dataclasses, functools, importlib, math, re, tempfile, threading, time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 import dspy
@@ -22,7 +22,7 @@ from dspy.utils.exceptions import AdapterParseError
 from ..agents.policy import Agent, Policy, lm_state, resolve_view
 from ..agents.saving import save_agent
 from ..core.errors import AgentkitError, EpisodeError, need, progress_bar
-from ..core.store import Journal, digest, read_json, write_json
+from ..core.store import GRACE, Journal, digest, read_json, write_json
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory, said, trajectory, transcript
 from ..envs.base import views_of
@@ -622,6 +622,8 @@ class _Search:
                 return prompt_of(METHODS[self.method].search(searcher, self.settings).policy)
             except _Stop as e:
                 error = ledger.error or e.__cause__
+            finally:
+                wait([*ledger.running.values()], GRACE)  # episodes of DSPy's threads: what ends is kept
         raise error
 
     def _searcher(self, ledger):

@@ -17,7 +17,7 @@ from ...core.errors import AgentkitError, folder_of
 from ...core.settings import path_of
 from ...core.store import digest, journalled, rng, write_text
 from .engine import Game, plain_names, shipped
-from ..pool import Worker
+from ..pool import Worker, WorkerError
 
 # %% ../../../notebooks/envs/alfworld/02_games.ipynb #bccc0e23
 @functools.cache
@@ -568,13 +568,18 @@ def _build(folder, split, indexes, seed, jobs):
         idle.put(None)
     with contextlib.ExitStack() as workers:
 
-        def one(index):
+        def one(index, attempts=3):
             worker = idle.get()
             try:
-                worker = worker or workers.enter_context(Worker('agentkit.envs.alfworld.games:Builder', options))
-                worker.call('build', split, index, timeout=300)
+                if worker is None or not worker.alive:
+                    worker = workers.enter_context(Worker('agentkit.envs.alfworld.games:Builder', options))
+                return worker.call('build', split, index, timeout=300)
+            except WorkerError:  # another one begins the game again
+                if attempts == 1:
+                    raise
             finally:
                 idle.put(worker)
+            one(index, attempts - 1)
 
         bar = dict(desc=f'building games ({split})', unit='game', disable=len(indexes) < 8)
         journalled(indexes, one, key=lambda index: index, parallel=jobs, bar=bar)
