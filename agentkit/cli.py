@@ -8,7 +8,7 @@ __all__ = ['JSON', 'COMMANDS', 'Environment', 'Split', 'PLAYERS', 'Policy', 'PLA
            'promote', 'quantize', 'export', 'collect', 'filter_', 'sweep', 'report', 'mlflow', 'main']
 
 # %% ../notebooks/cli.ipynb #7857ee25
-import contextlib, inspect, os, sys, tempfile
+import contextlib, inspect, os, sys, tempfile, traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from json import dumps, loads
@@ -19,6 +19,7 @@ from cyclopts.types import PositiveInt
 from . import __version__
 from .core.comments import comments
 from .core.errors import AgentkitError
+from .core.secrets import redact
 from .core.settings import path_of, settings
 from .core.store import digest, write_json
 
@@ -73,7 +74,7 @@ class Command:
             del call.arguments['json']
         with contextlib.redirect_stdout(sys.stderr if machine else sys.stdout):  # libraries may print what they like
             done = self.function(*call.args, **call.kwargs)
-        print(dumps(done.facts, ensure_ascii=False) if machine else done.text, flush=True)
+        print(dumps(redact(done.facts), ensure_ascii=False) if machine else redact(done.text, strict=True), flush=True)
         return int(done.failed)
 
 
@@ -729,7 +730,10 @@ def main(argv: list[str] | None = None) -> int:
         code, text = 2, f'{e.filename}: {e.strerror}; mend this, or name another place' if e.filename else str(e)
     except KeyboardInterrupt:
         code, text = 130, 'interrupted; what was finished is kept, the same command goes on from there'
-    print('agentkit:', ' '.join(text.split()), file=sys.stderr)
+    except Exception:  # a mistake of ours, or of an environment: it has a traceback, and no keys in it
+        print(redact(traceback.format_exc(), strict=True), file=sys.stderr)
+        return 1
+    print('agentkit:', redact(' '.join(text.split()), strict=True), file=sys.stderr)
     return code
 
 # %% ../notebooks/cli.ipynb #522bc74b

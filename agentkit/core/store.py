@@ -258,9 +258,10 @@ def check_name(
     what: str,  # it names, e.g. "an experiment"
 ) -> str:
     "The name, which becomes that of a folder or file, or an error."
-    if not re.fullmatch(r'\w[\w.-]*', str(name)) or len(str(name).encode()) > 120:
+    if not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*', name) or len(name.encode()) > 120:
+        shown = name[:130] if isinstance(name, str) else name
         rule = 'write letters, digits, "_", "-" and ".", not more than 120'
-        raise AgentkitError(f'{str(name)[:130]!r} cannot be the name of {what}: {rule}')
+        raise AgentkitError(f'{shown!r} cannot be the name of {what}: {rule}')
     return name
 
 

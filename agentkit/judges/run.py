@@ -6,10 +6,11 @@
 __all__ = ['Strict', 'name_of', 'task_id', 'judge_all', 'read_verdicts', 'scored']
 
 # %% ../../notebooks/judges/04_run.ipynb #621914f8
-import dataclasses, threading
+import dataclasses, functools, threading
 from collections import Counter
 import dspy
 from ..core.errors import AgentkitError
+from ..core.secrets import redact
 from ..core.store import Journal, digest, journalled
 from ..core.types import Trajectory
 from .base import Judge, Verdict, broken_off, passes, verdict
@@ -111,6 +112,7 @@ def judge_all(
         key=lambda keyed: keyed[0],
         known=_known(journal),
         journal=journal and Journal(journal),
+        row=functools.partial(redact, names=False),
         parallel=parallel,
         start=getattr(judge, 'check', lambda: None),
         bar=dict(desc=name_of(judge), unit='verdict', disable=not progress),

@@ -55,7 +55,8 @@ def parse_spec(
     provider, _, model = name.partition('/')
     if not provider or not model:
         raise AgentkitError(
-            f'{redact(spec, strict=True)!r} is not a model name; write provider/model, e.g. "openai/gpt-4o-mini" or "local/nano"'
+            f'{redact(spec, strict=True)!r} is not a model name; write provider/model, '
+            'e.g. "openai/gpt-4o-mini" or "local/nano"'
         )
     return provider, model, address_of('http' + address) if at else ''
 
@@ -70,6 +71,7 @@ def address_of(url):
     if parts.scheme not in ('http', 'https') or not parts.hostname:
         raise AgentkitError(f'{redact(url, strict=True)!r} is not an address; write http://host:port/v1')
     return url.rstrip('/') + ('' if parts.path.strip('/') else '/v1')
+
 
 def key_for(
     address: str,  # where the key is to be sent

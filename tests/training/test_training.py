@@ -257,7 +257,9 @@ def test_a_damaged_checkpoint_is_named_and_never_learned_from(base, trained, bro
     other = bytes(255 - x for x in content[n : n + 200])
     damaged = dict(half=content[:n], flipped=content[:n] + other + content[n + 200 :], empty=b'')[part]
     path.write_bytes(damaged)
-    with pytest.raises(AgentkitError, match='checkpoint.pt is damaged, or of another version: delete it, and the training begins again'):
+    with pytest.raises(
+        AgentkitError, match='checkpoint.pt is damaged, or of another version: delete it, and the training begins again'
+    ):
         finetune(base, ROWS, FAST, progress=False)
     path.unlink()
     again = finetune(base, ROWS, FAST, progress=False)
