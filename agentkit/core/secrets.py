@@ -92,28 +92,22 @@ _SECRET_KEY = re.compile(
 _SECRET_VARIABLE = re.compile(r'(key|token|secret|passw(or)?d|passphrase|(^|_)pat|credential)s?(_|\d|$)', re.I)
 _USER = re.compile(r"""(?<=://)[^/\s'"<>]+(?=@)""")
 _SHORTEST = 8  # letters of a value that is taken out wherever it stands: shorter ones are words
-_NO_SECRETS = {
-    'changeme',
-    'disabled',
-    'localhost',
-    'no-key-required',
-    'not-needed',
-    'password',
-    'placeholder',
-    'required',
-}
+_NO_SECRETS = {*'changeme disabled localhost no-key-required not-needed password placeholder required'.split()}
 
 
-def _telling(value):
-    "Would somebody who reads it know a secret? Short values, well-known ones and the paths of files are none."
-    return len(value) >= _SHORTEST and value.lower() not in _NO_SECRETS and not os.path.exists(value)
+def _telling(value, name='password'):
+    "Would who reads it know a secret? Short values, common ones, paths, and words that are no passwords are none."
+    word = value.isalpha() and len(value) < 12 and not re.search('pass|secret', name, re.I)
+    return len(value) >= _SHORTEST and value.lower() not in _NO_SECRETS and not word and not os.path.exists(value)
 
 
 def _written(value):
     "A text as it may stand in JSON, in an address and in a header."
     coded = base64.b64encode(value.encode(errors='replace')).decode().rstrip('=')
-    in_address = quote(value, safe='', errors='replace'), quote_plus(value, errors='replace')
-    return {value, json.dumps(value)[1:-1], *in_address, coded}
+    in_address = (quote(value, safe, errors='replace') for safe in ('', '/'))
+    in_json = [json.dumps(value, ensure_ascii=ascii)[1:-1] for ascii in (True, False)]
+    in_json += [text.replace('/', '\\/') for text in in_json]
+    return {value, *in_json, *in_address, quote_plus(value, errors='replace'), coded}
 
 
 def holds_secret(
@@ -149,10 +143,11 @@ class Redactor:
                 self.learn(value, secret)
             if isinstance(value, str):
                 users = _USER.findall(value)
-                known = [*users, *(u.partition(':')[2] for u in users)]
+                known = [v for v in (*users, *(u.partition(':')[2] for u in users)) if _telling(v)]
                 if secret.search(name):  # a key may stand before its address
-                    known += [value.strip(), *(part.partition('@http')[0] for part in value.split() if '@http' in part)]
-                self.values |= {form for v in known if _telling(v) for form in _written(v)}
+                    keys = value.strip(), *(part.partition('@http')[0] for part in value.split() if '@http' in part)
+                    known += [v for v in keys if _telling(v, name)]
+                self.values |= {form for v in known for form in _written(v)}
 
     def __call__(
         self,
