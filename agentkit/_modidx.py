@@ -2094,6 +2094,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'agentkit/training/bases.py'),
                                          'agentkit.training.bases.fit_tokenizer': ( 'training/bases.html#fit_tokenizer',
                                                                                     'agentkit/training/bases.py'),
+                                         'agentkit.training.bases.load_pretrained': ( 'training/bases.html#load_pretrained',
+                                                                                      'agentkit/training/bases.py'),
                                          'agentkit.training.bases.make_nano': ( 'training/bases.html#make_nano',
                                                                                 'agentkit/training/bases.py'),
                                          'agentkit.training.bases.quiet_transformers': ( 'training/bases.html#quiet_transformers',

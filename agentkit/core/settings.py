@@ -95,6 +95,8 @@ def path_of(
     real = os.path.normpath if name == 'data' else os.path.realpath  # data may lie on another disk, behind a link
     if '\0' in str(p) or not Path(real(p)).is_relative_to(real(folder)):
         raise AgentkitError(f'{"/".join(map(str, parts))!r} leads out of {folder}: write a name, not a path')
+    if longest := next((part for part in p.parts if len(os.fsencode(part)) > 255), ''):
+        raise AgentkitError(f'{longest[:40]}… is too long for the name of a file')
     p.parent.mkdir(parents=True, exist_ok=True)
     return p
 

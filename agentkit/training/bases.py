@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['END', 'SPECIAL', 'TEMPLATE', 'SIZES', 'SPREAD', 'SERVED', 'SMOLLM2', 'fit_tokenizer', 'build_model',
-           'quiet_transformers', 'save_model', 'make_nano', 'find_smollm2', 'ensure_model']
+           'quiet_transformers', 'load_pretrained', 'save_model', 'make_nano', 'find_smollm2', 'ensure_model']
 
 # %% ../../notebooks/training/02_bases.ipynb #604f5b63
 import os
@@ -108,6 +108,19 @@ def quiet_transformers():
     return hf
 
 
+def load_pretrained(
+    kind: str,  # Tokenizer or ModelForCausalLM
+    source,  # a model directory, or a name on the hub
+    **options,
+):
+    "A part of a model; code that it brings along is never run, nor are pickled weights, which can run any."
+    safe = dict(trust_remote_code=False, **({} if kind == 'Tokenizer' else dict(use_safetensors=True)))
+    try:
+        return getattr(quiet_transformers(), f'Auto{kind}').from_pretrained(source, **safe, **options)
+    except ValueError as e:
+        raise AgentkitError(f'{source} cannot be used: {" ".join(str(e).split())[:200]}') from e
+
+
 SERVED = {'nano': 'f16'}  # how the weights of a family are stored for serving; others: q8_0
 
 
@@ -193,14 +206,11 @@ def ensure_model(
 
 def _fetch(name, source, options, folder):
     "Convert a pretrained model; the facts for its card."
-    torch, hf = need('torch', 'train'), quiet_transformers()
+    torch = need('torch', 'train')
     try:
-        tokenizer = hf.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-        safe = dict(options, trust_remote_code=False, use_safetensors=True)  # other weights are pickles: they run code
-        model = hf.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16, **safe)
+        tokenizer = load_pretrained('Tokenizer', source, **options)
+        model = load_pretrained('ModelForCausalLM', source, dtype=torch.float16, **options)
     except OSError as e:
         raise AgentkitError(f'no model {name!r} on the hub or in its cache: {str(e).splitlines()[0]}') from e
-    except ValueError as e:  # such as code of its own, which is never run
-        raise AgentkitError(f'{name} cannot be used: {" ".join(str(e).split())[:300]}') from e
     save_model(_plain(model), tokenizer, folder, 'q8_0')
     return dict(family=name.replace('/', '--'), base='', trained=False, steps=0)

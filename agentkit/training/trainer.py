@@ -18,7 +18,7 @@ from ..envs.find import find_env
 from ..models.gguf import known_type, tensor_types, write_gguf, write_gguf_adapter
 from ..models.serving import Server, reload_servers, stop_servers
 from ..models.store import model_dir, read_card, write_card
-from .bases import SERVED, build_model, ensure_model, make_nano, quiet_transformers, save_model
+from .bases import SERVED, build_model, ensure_model, load_pretrained, make_nano, save_model
 from .encoding import Encoded, check_row, encode, learned
 
 # %% ../../notebooks/training/03_trainer.ipynb #f1d62b07
@@ -181,9 +181,8 @@ class Trained:
 # %% ../../notebooks/training/03_trainer.ipynb #70ca777a
 def _student(folder, config):
     "The model to train, with adapters if it gets some."
-    torch, hf = need('torch', 'train'), quiet_transformers()
-    safe = dict(trust_remote_code=False, use_safetensors=True)  # nothing in the folder is run
-    model = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **safe)
+    torch = need('torch', 'train')
+    model = load_pretrained('ModelForCausalLM', folder, dtype=torch.float32)
     if not config.lora_rank:
         return model, model
     peft = need('peft', 'train')
@@ -230,7 +229,7 @@ class Training:
     ):
         torch = self.torch = need('torch', 'train')
         self.source, self.config, self.folder, self.base = source, config, folder, _trainable(source)
-        self.tokenizer = quiet_transformers().AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        self.tokenizer = load_pretrained('Tokenizer', source)
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.adapted, model = _student(source, config)
         self.model, self.dtype = model.to(self.device), _dtype(config)
