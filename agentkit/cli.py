@@ -19,7 +19,7 @@ from cyclopts.types import PositiveInt
 from . import __version__
 from .core.comments import comments
 from .core.errors import AgentkitError
-from .core.secrets import redact
+from .core.secrets import Masked, redact
 from .core.settings import path_of, settings
 from .core.store import digest, write_json
 
@@ -72,7 +72,8 @@ class Command:
         machine = call.arguments['json']
         if 'json' not in inspect.signature(self.function).parameters:
             del call.arguments['json']
-        with contextlib.redirect_stdout(sys.stderr if machine else sys.stdout):  # libraries may print what they like
+        # libraries may print what they like
+        with Masked(sys.stderr if machine else sys.stdout) as shown, contextlib.redirect_stdout(shown):
             done = self.function(*call.args, **call.kwargs)
         print(dumps(redact(done.facts), ensure_ascii=False) if machine else redact(done.text, strict=True), flush=True)
         return int(done.failed)

@@ -19,7 +19,7 @@ from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory
 from ..data.rows import distinct_rows, keep, rows, write_rows
 from ..envs.base import views_of
-from ..envs.find import find_env
+from ..envs.find import find_known_env
 from ..evals import Report
 from ..judges.base import passes
 from ..models.store import model_dir, read_card
@@ -80,7 +80,7 @@ def _named(agent, model):
 
 def _student(student, env, train):
     "The agent that will learn; what cannot be had, trained or saved is an error before anybody plays."
-    kind = find_env(env)
+    kind = find_known_env(env)
     agent = make_policy(student, kind.instructions) if isinstance(student, str) else student
     if not isinstance(agent, Agent) or not agent.lm:
         raise AgentkitError(f'{agent.name} has no weights to train: a student is an agent with a language model')

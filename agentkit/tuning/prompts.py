@@ -28,7 +28,7 @@ from ..core.store import GRACE, Journal, digest, read_json, write_json
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory, said, trajectory, transcript
 from ..envs.base import views_of
-from ..envs.find import find_env
+from ..envs.find import find_known_env
 from ..envs.tasks import check_disjoint, check_tasks
 from ..evals import Report, compare, evaluate
 from ..judges.base import Judge, success
@@ -785,7 +785,7 @@ def _check(agent, train, held_out, method, shown_by):
     if len(envs) > 1:
         raise AgentkitError(f'tasks of one environment, please, not of {", ".join(sorted(envs))}')
     view = getattr(agent.adapter, 'view', None)
-    view = view and resolve_view(view, views_of(find_env(train[0].env)))
+    view = view and resolve_view(view, views_of(find_known_env(train[0].env)))
     if METHODS[method].writes and view and not view.instructed:
         raise AgentkitError(
             f'{agent.name} reads through the view {view.name!r} and is not shown its instructions: '
