@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['JSON', 'COMMANDS', 'Environment', 'Split', 'PLAYERS', 'Policy', 'PLAYED', 'GROUPS', 'Names', 'Setting', 'Done',
            'Command', 'command', 'pairs', 'env_list', 'env_check', 'tasks', 'play', 'evaluate', 'distill', 'optimize',
-           'promote', 'quantize', 'export', 'collect', 'filter_', 'sweep', 'report', 'mlflow', 'main']
+           'promote', 'quantize', 'export', 'collect', 'filter_', 'sweep', 'report', 'mlflow', 'clean', 'main']
 
 # %% ../notebooks/cli.ipynb #7857ee25
 import contextlib, inspect, os, sys, tempfile, traceback
@@ -694,6 +694,18 @@ def mlflow(
         open_ui(port)
         text = ''
     return Done(dict(experiments=copied), text)
+
+
+@command
+def clean(
+    *,
+    dry_run: bool = False,  # only name them
+):
+    "Delete the checkpoints of trainings that broke off and that nobody will go on with."
+    from agentkit.training.trainer import clean_up, unfinished
+
+    names = [*unfinished()] if dry_run else clean_up()
+    return Done(dict(trainings=names, deleted=not dry_run), '\n'.join(names) or 'no training has broken off')
 
 # %% ../notebooks/cli.ipynb #a6dd086a
 GROUPS = dict(env='List environments, and check whether they keep their promises.')

@@ -35,6 +35,8 @@ def write_bytes(path, content: bytes) -> Path:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
+        if path.exists():
+            os.chmod(tmp, tmp.stat().st_mode & path.stat().st_mode)  # as private as the file was
         os.replace(tmp, path)
     except BaseException:
         tmp.unlink(missing_ok=True)

@@ -5,10 +5,10 @@ an adapter, trained on the actions only."""
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'SEAL', 'TrainConfig', 'packed', 'plan', 'attention', 'learned_tokens', 'batch_loss', 'Trained',
-           'Training', 'finetune', 'Session', 'open_session', 'unfinished', 'quantize']
+           'Training', 'finetune', 'Session', 'open_session', 'unfinished', 'clean_up', 'quantize']
 
 # %% ../../notebooks/training/03_trainer.ipynb #3f0c0501
-import copy, dataclasses, fcntl, functools, hashlib, json, math, os, shutil, time, uuid
+import contextlib, copy, dataclasses, fcntl, functools, hashlib, json, math, os, shutil, time, uuid
 from dataclasses import dataclass
 from pathlib import Path
 from ..core.errors import AgentkitError, need, progress_bar
@@ -528,6 +528,18 @@ def unfinished() -> dict[str, Path]:
     "Trainings and sessions that broke off: the name, and the folder with the checkpoint."
     folders = [p for p in path_of('data', 'models', 'x').parent.glob('.*') if p.name.endswith(('part', '.session'))]
     return {p.name.strip('.').rpartition('.')[0]: p for p in sorted(folders) if p.is_dir()}
+
+
+def clean_up() -> list[str]:
+    "Delete what trainings and sessions that broke off have left, and name them; those that run now are left alone."
+    gone = []
+    for name, folder in unfinished().items():
+        lock = folder / 'lock' if folder.suffix == '.session' else folder.with_name(f'.{name}.lock')
+        with open(lock, 'a') as f, contextlib.suppress(BlockingIOError):
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+            gone.append(name)
+    return gone
 
 # %% ../../notebooks/training/03_trainer.ipynb #534bb37e
 def quantize(
