@@ -543,7 +543,7 @@ class Leaky(Environment):
 )
 def test_no_secret_is_printed_or_written(line, code, tmp_path, results, capfd, monkeypatch):
     (tmp_path / 'leaky.py').write_text(LEAKY)
-    (tmp_path / 'broken.py').write_text("raise RuntimeError('sk-' + 'CANARY1234567890abcdef')")
+    (tmp_path / 'broken.py').write_text("raise RuntimeError('sk-CAN' + 'ARY1234567890abcdef')")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert main(line.split()) == code
     printed = capfd.readouterr()
