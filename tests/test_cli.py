@@ -507,6 +507,7 @@ def test_a_broken_package_breaks_nothing_else(stranger):
     assert own[0] == 2 and 'no_such_package' in own[2]
 
 
+CANARY = 'sk-' + 'CANARY1234567890abcdef'
 LEAKY = """
 from agentkit.core.actions import Choice
 from agentkit.core.types import Observation, Task
@@ -536,8 +537,8 @@ class Leaky(Environment):
         ('tasks --env broken:Broken', 1),
         ('evaluate --policy openai/x@http://ann:pass-CANARY-99@', 2),
         ('evaluate --policy http://ann:pass-CANARY-99@host', 2),
-        ('evaluate --policy expert --out-of-place sk-CANARY1234567890abcdef', 2),
-        ('report sk-CANARY1234567890abcdef', 2),
+        (f'evaluate --policy expert --out-of-place {CANARY}', 2),
+        (f'report {CANARY}', 2),
         ('tasks --env corridor --split http://ann:pass-CANARY-99@host', 2),
     ],
 )

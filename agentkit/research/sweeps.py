@@ -272,8 +272,8 @@ def read_plan(path) -> dict:
     plan = {k: v for k, v in plan.items() if v is not None}
     for key in {'notebook', 'report'} & set(plan):
         plan[key] = (path.parent / plan[key]).resolve()
-        if not plan[key].is_relative_to(path.parent.resolve()):
-            raise AgentkitError(f'{path}: the {key} {plan[key]} is not in the folder of the plan: copy it there')
+        if not any(plan[key].is_relative_to(folder.resolve()) for folder in (path.parent, root())):
+            raise AgentkitError(f'{path}: the {key} {plan[key]} is neither beside the plan nor in the project folder')
     if 'report' in plan:
         check_parameters(plan['report'], dict(plan.get('report_parameters', {}), experiment=plan['experiment']))
     return plan

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['END', 'SPECIAL', 'TEMPLATE', 'SIZES', 'SPREAD', 'SERVED', 'SMOLLM2', 'fit_tokenizer', 'build_model',
-           'quiet_transformers', 'load_pretrained', 'save_model', 'make_nano', 'find_smollm2', 'ensure_model']
+           'load_pretrained', 'save_model', 'make_nano', 'find_smollm2', 'ensure_model']
 
 # %% ../../notebooks/training/02_bases.ipynb #604f5b63
 import os
@@ -101,7 +101,7 @@ def _versions():
     return {m: importlib.metadata.version(m) for m in ('torch', 'transformers', 'tokenizers', 'gguf')}
 
 
-def quiet_transformers():
+def _quiet_transformers():
     "Transformers, without its progress bars."
     hf = need('transformers', 'train')
     hf.utils.logging.disable_progress_bar()
@@ -116,7 +116,7 @@ def load_pretrained(
     "A part of a model; code that it brings along is never run, nor are pickled weights, which can run any."
     safe = dict(trust_remote_code=False, **({} if kind == 'Tokenizer' else dict(use_safetensors=True)))
     try:
-        return getattr(quiet_transformers(), f'Auto{kind}').from_pretrained(source, **safe, **options)
+        return getattr(_quiet_transformers(), f'Auto{kind}').from_pretrained(source, **safe, **options)
     except ValueError as e:
         raise AgentkitError(f'{source} cannot be used: {" ".join(str(e).split())[:200]}') from e
 
@@ -131,7 +131,7 @@ def save_model(
     outtype: str,  # of the weights to be served: one of `gguf.TYPES`
 ):
     "Write a model as Hugging Face files and as GGUF."
-    quiet_transformers()
+    _quiet_transformers()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_gguf(folder, outtype)

@@ -311,7 +311,9 @@ def test_a_plan_runs_the_notebooks_of_its_own_folder_only(tmp_path, key, how):
     name = dict(above='../other/o.ipynb', absolute=str(other), link='link.ipynb')[how]
     path = plan(folder, DOUBLE, **{key: name})
     (folder / 'link.ipynb').symlink_to(other)
-    with pytest.raises(AgentkitError, match=f'the {key} .*/other/o.ipynb is not in the folder of the plan'):
+    with pytest.raises(
+        AgentkitError, match=f'the {key} .*/other/o.ipynb is neither beside the plan nor in the project'
+    ):
         read_plan(path)
 
 
