@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['JSON', 'COMMANDS', 'Environment', 'Split', 'PLAYERS', 'Policy', 'PLAYED', 'GROUPS', 'Names', 'Setting', 'Done',
            'Command', 'command', 'pairs', 'env_list', 'env_check', 'tasks', 'play', 'evaluate', 'distill', 'optimize',
-           'promote', 'quantize', 'export', 'collect', 'filter_', 'sweep', 'report', 'mlflow', 'main']
+           'promote', 'quantize', 'export', 'collect', 'filter_', 'sweep', 'report', 'mlflow', 'clean', 'main']
 
 # %% ../notebooks/cli.ipynb #7857ee25
-import contextlib, inspect, os, sys, tempfile
+import contextlib, inspect, os, sys, tempfile, traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from json import dumps, loads
@@ -19,6 +19,7 @@ from cyclopts.types import PositiveInt
 from . import __version__
 from .core.comments import comments
 from .core.errors import AgentkitError
+from .core.secrets import Masked, redact
 from .core.settings import path_of, settings
 from .core.store import digest, write_json
 
@@ -71,9 +72,10 @@ class Command:
         machine = call.arguments['json']
         if 'json' not in inspect.signature(self.function).parameters:
             del call.arguments['json']
-        with contextlib.redirect_stdout(sys.stderr if machine else sys.stdout):  # libraries may print what they like
+        # libraries may print what they like
+        with Masked(sys.stderr if machine else sys.stdout) as shown, contextlib.redirect_stdout(shown):
             done = self.function(*call.args, **call.kwargs)
-        print(dumps(done.facts, ensure_ascii=False) if machine else done.text, flush=True)
+        print(dumps(redact(done.facts), ensure_ascii=False) if machine else redact(done.text, strict=True), flush=True)
         return int(done.failed)
 
 
@@ -702,6 +704,18 @@ def mlflow(
         text = ''
     return Done(dict(experiments=copied), text)
 
+
+@command
+def clean(
+    *,
+    dry_run: bool = False,  # only name them
+):
+    "Delete the checkpoints of trainings that broke off and that nobody will go on with."
+    from agentkit.training.trainer import clean_up, unfinished
+
+    names = [*unfinished()] if dry_run else clean_up()
+    return Done(dict(trainings=names, deleted=not dry_run), '\n'.join(names) or 'no training has broken off')
+
 # %% ../notebooks/cli.ipynb #a6dd086a
 GROUPS = dict(env='List environments, and check whether they keep their promises.')
 
@@ -738,7 +752,10 @@ def main(argv: list[str] | None = None) -> int:
         code, text = 2, f'{e.filename}: {e.strerror}; mend this, or name another place' if e.filename else str(e)
     except KeyboardInterrupt:
         code, text = 130, 'interrupted; what was finished is kept, the same command goes on from there'
-    print('agentkit:', ' '.join(text.split()), file=sys.stderr)
+    except Exception:  # a mistake of ours, or of an environment: it has a traceback, and no keys in it
+        print(redact(traceback.format_exc(), strict=True), file=sys.stderr)
+        return 1
+    print('agentkit:', redact(' '.join(text.split()), strict=True), file=sys.stderr)
     return code
 
 # %% ../notebooks/cli.ipynb #522bc74b

@@ -17,6 +17,7 @@ from .core.stats import compare_values, rate_interval
 from .core.store import check_format, read_json, write_json, write_text
 from .core.tables import markdown_table
 from .core.types import Task, Trajectory
+from .envs.find import find_known_env
 from .models.names import TOKENS, cost
 from .rollouts import Runner
 
@@ -283,6 +284,7 @@ def evaluate(
         raise AgentkitError('no tasks to play')
     _check_share(max_unmeasured)
     if run is None:
+        find_known_env(tasks[0].env)
         with Runner(tasks[0].env, progress=False) as own:
             return evaluate(policy, tasks, own, repeats, samples, seed, journal, max_unmeasured)
     episodes = {t.key: t for t in run(policy, tasks, repeats, samples, seed, journal=journal)}  # a task twice is one

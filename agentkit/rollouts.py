@@ -234,7 +234,7 @@ class Runner:
             key=lambda item: self.key(policy, *item),
             known=lambda: self._known(path, policy, todo, hints),
             journal=path and Journal(path),
-            row=Trajectory.to_dict,
+            row=_written,
             parallel=self.parallel,
             start=start,
             bar=dict(desc=policy.name, unit='episode', disable=not self.progress),
@@ -284,6 +284,12 @@ class Runner:
 
     def __repr__(self):
         return f'Runner({self.id!r}, {self.limits.max_steps} steps, {self.parallel} in flight)'
+
+
+def _written(t):
+    "An episode as it is kept: without secrets that were seen or said; the task decides its key and stays."
+    d = t.to_dict()
+    return {**redact(d, names=False), 'task': d['task']}
 
 
 def _draw(policy, sample, samples):

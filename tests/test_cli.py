@@ -14,7 +14,7 @@ from commands import session
 from flaky import REFUSED, FlakyServer, said
 
 from agentkit.cli import COMMANDS, main
-from agentkit.core.store import read_json
+from agentkit.core.store import locked, read_json
 
 
 def lines(path, rows):
@@ -422,3 +422,63 @@ def test_an_optimisation_with_too_much_missing_is_exit_code_1(fickle, results, c
     assert 'the search is not to be trusted' in typed(capsys, *command, code=1)
     fickle.well.append(True)
     assert answer(capsys, *command)['spent']['broken'] == 0
+
+
+CANARY = 'sk-' + 'CANARY1234567890abcdef'
+LEAKY = """
+from agentkit.core.actions import Choice
+from agentkit.core.types import Observation, Task
+from agentkit.envs.base import Environment
+
+KEY = 'sk-' + 'CANARY1234567890abcdef'
+class Leaky(Environment):
+    name, splits = 'leaky', ('train',)
+    @classmethod
+    def tasks(cls, split, n=None, seed=0):
+        return [Task('one', 'leaky:Leaky', split=split)]
+    def reset(self, task, seed=0):
+        print('printed', KEY)
+        return Observation(f'seen {KEY} at http://ann:pass-CANARY-99@host/v1', Choice(['look', f'say {KEY}']))
+    def step(self, action):
+        return Observation(f'Authorization: Bearer {KEY}', Choice(['look']), done=True, score=1.0)
+"""
+
+
+@pytest.mark.parametrize(
+    'line, code',
+    [
+        ('evaluate --env leaky:Leaky --policy random', 0),
+        ('evaluate --env leaky:Leaky --policy random --json', 0),
+        ('play --env leaky:Leaky --policy random', 0),
+        ('play --env leaky:Leaky --policy random --json', 0),
+        ('tasks --env broken:Broken', 1),
+        ('evaluate --policy openai/x@http://ann:pass-CANARY-99@', 2),
+        ('evaluate --policy http://ann:pass-CANARY-99@host', 2),
+        (f'evaluate --policy expert --out-of-place {CANARY}', 2),
+        (f'report {CANARY}', 2),
+        ('tasks --env corridor --split http://ann:pass-CANARY-99@host', 2),
+    ],
+)
+def test_no_secret_is_printed_or_written(line, code, tmp_path, results, capfd, monkeypatch):
+    (tmp_path / 'leaky.py').write_text(LEAKY)
+    (tmp_path / 'broken.py').write_text("raise RuntimeError('sk-CAN' + 'ARY1234567890abcdef')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(line.split()) == code
+    printed = capfd.readouterr()
+    assert printed.out or printed.err
+    assert 'CANARY' not in printed.out + printed.err
+    assert not [p for p in results.rglob('*') if p.is_file() and b'CANARY' in p.read_bytes()]
+
+
+def test_what_broke_off_is_named_and_deleted(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv('AGENTKIT_PATHS_DATA', str(tmp_path))
+    for name in ('.small-1.abcpart', '.busy-2.abcpart', '.walk.session'):
+        (tmp_path / 'models' / name).mkdir(parents=True)
+    with locked(tmp_path / 'models/.busy-2.lock'):
+        assert main(['clean', '--dry-run', '--json']) == 0
+        assert json.loads(capsys.readouterr().out) == dict(trainings=['busy-2', 'small-1', 'walk'], deleted=False)
+        assert main(['clean']) == 0
+    assert capsys.readouterr().out.split() == ['small-1', 'walk']
+    assert [p.name for p in (tmp_path / 'models').glob('.*') if p.is_dir()] == ['.busy-2.abcpart']
+    assert main(['clean']) == 0 and main(['clean']) == 0
+    assert 'no training has broken off' in capsys.readouterr().out

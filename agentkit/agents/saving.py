@@ -12,6 +12,7 @@ import dspy
 from .policy import ADAPTERS, SETTINGS, Agent, ConversationAdapter, adapter_state, lm_state
 from .programs import Chance, Expert, Program
 from ..core.errors import AgentkitError, meant
+from ..core.secrets import redact
 from ..core.store import read_json, write_json
 from ..models.find import make_lm
 from ..models.names import named
@@ -157,6 +158,11 @@ def _restored(state):
 
 def _saved_lm(path, where, model, settings, address, sha256):
     'The saved model, made again; where: "@http://…" or nothing.'
+    if '@http' in model:
+        raise AgentkitError(
+            f'{path} names an address, {redact(model, strict=True)}: a file does not choose where prompts and keys go; '
+            'write the model without it, and load "agent.json@http://…/v1" if you trust the address'
+        )
     if address and not where:
         raise AgentkitError(
             f'{path}: {model} was served at an address of its own, which is never saved: load "{path}@http://…/v1"'

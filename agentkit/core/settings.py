@@ -6,11 +6,12 @@
 __all__ = ['DEFAULTS', 'root', 'section', 'settings', 'path_of', 'without_keys']
 
 # %% ../../notebooks/core/02_settings.ipynb #90820dd4
-import configparser, functools, os, re
+import configparser, functools, os
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from .errors import AgentkitError, meant
+from .secrets import holds_secret
 
 # %% ../../notebooks/core/02_settings.ipynb #c093c0f0
 def root() -> Path:
@@ -89,12 +90,17 @@ def path_of(
     *parts: str,  # folders and file below it
 ) -> Path:
     "The path below a configured folder; the folder of the result is made when it is missing."
-    p = root() / Path(settings()['paths'][name]).expanduser()
-    p = p.joinpath(*parts)
+    folder = root() / Path(settings()['paths'][name]).expanduser()
+    p = folder.joinpath(*parts)
+    real = os.path.normpath if name == 'data' else os.path.realpath  # data may lie on another disk, behind a link
+    if '\0' in str(p) or not Path(real(p)).is_relative_to(real(folder)):
+        raise AgentkitError(f'{"/".join(map(str, parts))!r} leads out of {folder}: write a name, not a path')
+    if longest := next((part for part in p.parts if len(os.fsencode(part)) > 255), ''):
+        raise AgentkitError(f'{longest[:40]}… is too long for the name of a file')
     p.parent.mkdir(parents=True, exist_ok=True)
     return p
 
 # %% ../../notebooks/core/02_settings.ipynb #2b5d52b0
 def without_keys() -> dict[str, str]:
     "The environment, without the variables that hold keys."
-    return {k: v for k, v in os.environ.items() if not re.search('(KEY|TOKEN|SECRET|PASSWORD)S?$', k.upper())}
+    return {k: v for k, v in os.environ.items() if not holds_secret(k, v)}

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['GRACE', 'write_bytes', 'write_text', 'write_json', 'read_json', 'locked', 'Journal', 'utf8', 'check_format',
-           'fields_of', 'Stopped', 'stoppable', 'pause', 'journalled', 'digest', 'rng']
+           'fields_of', 'Stopped', 'stoppable', 'pause', 'journalled', 'check_name', 'digest', 'rng']
 
 # %% ../../notebooks/core/03_store.ipynb #7e4edfd1
-import contextlib, contextvars, dataclasses, fcntl, functools, hashlib, json, os, random, secrets, sys, threading, time
+import contextlib, contextvars, dataclasses, fcntl, functools, hashlib, json, os, random, re, secrets, sys, threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
@@ -35,6 +36,8 @@ def write_bytes(path, content: bytes) -> Path:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
+        if path.exists():
+            os.chmod(tmp, tmp.stat().st_mode & path.stat().st_mode)  # as private as the file was
         os.replace(tmp, path)
     except BaseException:
         tmp.unlink(missing_ok=True)
@@ -276,6 +279,18 @@ def _wait_or_stop(futures, stop, seconds):
         stop.set()
 
 # %% ../../notebooks/core/03_store.ipynb #34bb9c46
+def check_name(
+    name: str,
+    what: str,  # it names, e.g. "an experiment"
+) -> str:
+    "The name, which becomes that of a folder or file, or an error."
+    if not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*', name) or len(name.encode()) > 120:
+        shown = name[:130] if isinstance(name, str) else name
+        rule = 'write letters, digits, "_", "-" and ".", not more than 120'
+        raise AgentkitError(f'{shown!r} cannot be the name of {what}: {rule}')
+    return name
+
+
 def digest(*parts, n: int = 12) -> str:
     "A short stable name for JSON-like values: the first `n` hex digits of a SHA-256."
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:n]

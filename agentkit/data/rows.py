@@ -19,7 +19,7 @@ from ..core.store import Journal, digest, write_text
 from ..core.types import Trajectory, said
 from ..core.views import promises_growth
 from ..envs.base import views_of
-from ..envs.find import find_env
+from ..envs.find import find_known_env
 from ..judges.base import passes
 
 # %% ../../notebooks/data/01_rows.ipynb #51d350b2
@@ -83,7 +83,7 @@ def right_answers(
         return [said(s.decision) for s in t.steps]
     if correct == 'hints':
         return [hint.action if (hint := _hint(t, k)) else '' for k in range(len(t.steps))]
-    views, memory = views_of(find_env(t.task.env)), {}
+    views, memory = views_of(find_known_env(t.task.env)), {}
     states = (replace(t.state(k), expert=functools.partial(_hint, t, k)) for k in range(len(t.steps)))
     return [said(correct.act(replace(state, views=views, memory=memory))) for state in states]
 
@@ -114,7 +114,7 @@ def rows(
 def _viewed(agent, env):
     "The agent with its view looked up, if it has only the name of one."
     named = isinstance(getattr(agent.adapter, 'view', None), str)
-    return agent.viewed(views_of(find_env(env))) if named else agent
+    return agent.viewed(views_of(find_known_env(env))) if named else agent
 
 
 def _rows(t, agent, correct):

@@ -12,6 +12,7 @@ from itertools import takewhile
 import dspy
 from ..agents.policy import Policy
 from ..core.errors import AgentkitError
+from ..core.secrets import redact
 from ..core.store import digest
 from ..core.types import Decision, Observation, Step, Task, Trajectory, decision, said, transcript, turns
 from ..core.views import fields
@@ -194,7 +195,7 @@ class ExpertProgress(Judge):
         try:
             steps = self._steps(what, spent) if pred is None else [self._one(what, pred, spent)]
         except WorkerError as e:
-            return Verdict(None, judge=self.name, usage=dict(spent), error=str(e).splitlines()[0])
+            return Verdict(None, judge=self.name, usage=dict(spent), error=redact(str(e).splitlines()[0], strict=True))
         known = [s['reasonable'] for s in steps if s['reasonable'] is not None]
         score = sum(known) / len(known) if known else None
         return Verdict(score, None, _in_words(steps), self.name, dict(spent), detail=dict(steps=steps))

@@ -25,6 +25,7 @@ from dspy.utils.exceptions import (
 )
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, conlist, create_model
 from ..core.errors import AgentkitError, EpisodeError
+from ..core.secrets import error_line
 from ..core.stats import cluster_interval, rate
 from ..core.store import utf8
 from ..core.types import Trajectory
@@ -324,7 +325,7 @@ class LMJudge(Judge):
         except STOPS as e:
             raise AgentkitError(f'{self.name}: {e}'.splitlines()[0]) from e
         except (EpisodeError, LMError) as e:
-            return None, dict(error=f'{type(e).__name__}: {e}'.splitlines()[0])
+            return None, dict(error=error_line(e))
 
 # %% ../../notebooks/judges/03_language.ipynb #27855d7f
 class Assess(dspy.Signature):

@@ -6,11 +6,12 @@
 __all__ = ['Strict', 'name_of', 'task_id', 'judge_all', 'read_verdicts', 'scored']
 
 # %% ../../notebooks/judges/04_run.ipynb #621914f8
-import dataclasses, threading
+import dataclasses, functools, threading
 from collections import Counter
 import dspy
 from ..agents.policy import source_of
 from ..core.errors import AgentkitError
+from ..core.secrets import redact
 from ..core.store import Journal, digest, journalled
 from ..core.types import Trajectory
 from .base import Judge, Verdict, broken_off, passes, verdict
@@ -112,6 +113,7 @@ def judge_all(
         key=lambda keyed: keyed[0],
         known=lambda: _known(judge, journal),
         journal=journal and Journal(journal),
+        row=functools.partial(redact, names=False),
         parallel=parallel,
         start=getattr(judge, 'check', lambda: None),
         bar=dict(desc=name_of(judge), unit='verdict', disable=not progress),

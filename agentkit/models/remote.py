@@ -20,8 +20,9 @@ import dspy, httpx, tenacity
 from dspy import lm15
 from ..core.actions import Actions
 from ..core.errors import AgentkitError, EpisodeError
+from ..core.secrets import redact
 from ..core.store import pause
-from .names import KEYS, OWN_KEY, ROUTES, parse_spec
+from .names import KEYS, OWN_KEY, ROUTES, key_for, parse_spec
 from .hold import answer_format, keeps_to
 
 # %% ../../notebooks/models/03_remote.ipynb #dedf612e
@@ -269,11 +270,12 @@ class RemoteEngine:
 
     @property
     def key_name(self) -> str:
+        "The variable that holds the key; that of one's own servers may hold several, each with its address."
         return OWN_KEY if self.own else KEYS.get(self.provider, '')
 
     def key(self) -> str:
         "The key that was given, or the one in the environment now."
-        key = self._key or os.environ.get(self.key_name, '').strip()
+        key = self._key or key_for(self.address, os.environ.get(self.key_name, '').strip())
         if key or self.own or not self.key_name:
             return key or 'none'
         raise AgentkitError(
@@ -404,7 +406,7 @@ def explain(
     why, key = e.message.strip().split('\n')[0], engine.key()
     if key != 'none':
         why = why.replace(key, '…')
-    why = why[:LINE]
+    why = redact(why, strict=True)[:LINE]
     cause, http = type(e.__cause__).__name__, f' (HTTP {e.status})' if e.status else ''
     if isinstance(e, lm15.AuthError):
         return AgentkitError(

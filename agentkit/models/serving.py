@@ -22,7 +22,7 @@ import dspy, httpx
 from ..core.actions import Actions, Choice, ToolCall
 from ..core.errors import AgentkitError, EpisodeError, need
 from ..core.settings import settings, without_keys
-from ..core.store import read_json
+from ..core.store import check_name, read_json
 from .hold import answer_format, distinct
 from .remote import PlainErrors
 from .store import FILES, file_sha256, fingerprint, gguf_of, model_dir, read_card
@@ -306,7 +306,7 @@ def serve(
     path = gguf_of(model)
     if path.match(FILES['adapter_sha256']):
         folder = path.parents[1]
-        base = read_card(folder)['base']
+        base = check_name(read_card(folder)['base'], 'a base')
         return _fresh(_with_adapter(folder)) or serve(base, slots, context, threads, [str(folder)], backend)
     kind = _backend(backend, path)
     name = path.stem if str(model).endswith('.gguf') else path.parent.name

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 from ..core.errors import AgentkitError, need
 from ..core.settings import path_of
+from ..core.store import check_name
 from ..envs.find import environments, find_env
 from ..evals import over_seeds
 
@@ -404,7 +405,8 @@ def save_figure(
     "Write `figures/<experiment>__<what>.svg` and `.png`; the same data gives the same bytes."
     import matplotlib
 
-    paths = [path_of('figures', f'{experiment}__{what}.{kind}') for kind in ('svg', 'png')]
+    name = check_name(f'{experiment}__{what}', 'a figure')
+    paths = [path_of('figures', f'{name}.{kind}') for kind in ('svg', 'png')]
     with matplotlib.rc_context({'svg.hashsalt': 'agentkit', 'svg.fonttype': 'none'}):
         figure.savefig(paths[0], metadata={'Date': None})
         figure.savefig(paths[1], dpi=160, metadata={'Software': None})

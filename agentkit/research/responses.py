@@ -23,7 +23,7 @@ from ..core.store import digest, rng
 from ..core.types import Decision, Observation, State, Task, Trajectory
 from ..data.records import make_record
 from ..envs.base import views_of
-from ..envs.find import find_env, list_tasks
+from ..envs.find import find_env, find_known_env, list_tasks
 from ..envs.questions.generated import request
 from ..envs.tasks import sample
 from ..models.serving import local_lm
@@ -196,6 +196,7 @@ def ask(
     if not tasks:
         raise AgentkitError('no tasks to play')
     if run is None:
+        find_known_env(tasks[0].env)
         with Runner(tasks[0].env, limits=Limits(max_steps=1), workers=1, progress=False) as own:
             return ask(agent, tasks, own)
     return answer_table(run(agent, tasks, journal=journal))

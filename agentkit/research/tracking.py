@@ -13,13 +13,14 @@ import signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 from ..core.errors import AgentkitError, need
 from ..core.secrets import Redactor
-from ..core.settings import path_of, root, settings
+from ..core.settings import path_of, root, settings, without_keys
 from ..core.store import Journal, locked, read_json
 from ..core.types import FORMAT
 
 # %% ../../notebooks/research/03_tracking.ipynb #c3a31377
 def _git(*args):
-    out = subprocess.run(['git', '-C', str(root()), *args], capture_output=True, text=True)
+    safe = ('-c', 'core.fsmonitor=false')  # otherwise a repository may name a program that is run
+    out = subprocess.run(['git', *safe, '-C', str(root()), *args], capture_output=True, text=True, env=without_keys())
     return out.stdout.strip() if out.returncode == 0 else None
 
 
@@ -545,8 +546,6 @@ def open_ui(
         '-m',
         'mlflow',
         'ui',
-        '--backend-store-uri',
-        tracking_uri(),
         '--default-artifact-root',
         path_of('results', 'mlflow', 'x').parent.as_uri(),
         '--host',
@@ -557,10 +556,10 @@ def open_ui(
         '1',
     ]
     _client()  # makes the tables of a new store
-    # without it the server waits for a price list from the network
-    server = subprocess.Popen(
-        command, start_new_session=True, env={**os.environ, 'LITELLM_LOCAL_MODEL_COST_MAP': 'True'}
-    )
+    # its address may hold a password, which a command line would show; and it waits for a price list of the network
+    more = dict(MLFLOW_BACKEND_STORE_URI=tracking_uri(), LITELLM_LOCAL_MODEL_COST_MAP='True')
+    own = {k: v for k, v in os.environ.items() if k.startswith('MLFLOW_')}
+    server = subprocess.Popen(command, start_new_session=True, env={**without_keys(), **own, **more})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if server.wait():

@@ -223,6 +223,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _do(self):
         raw = self.rfile.read(int(self.headers.get('content-length', 0)))
         request = f'{self.command} {self.path.split("?")[0].removeprefix("/v1")}'
+        if self.headers.get('origin'):
+            return self._send(*_refuse(403, 'this server is not for web pages'))
         self.practice.log.append(request)
         fault = next((f for f in self.practice.faults if re.search(f[0], request)), None)
         if not fault:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['END', 'SPECIAL', 'TEMPLATE', 'SIZES', 'SPREAD', 'SERVED', 'SMOLLM2', 'fit_tokenizer', 'build_model',
-           'quiet_transformers', 'save_model', 'make_nano', 'find_smollm2', 'ensure_model']
+           'load_pretrained', 'save_model', 'make_nano', 'find_smollm2', 'ensure_model']
 
 # %% ../../notebooks/training/02_bases.ipynb #604f5b63
 import os
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from ..core.errors import AgentkitError, need
 from ..core.settings import path_of
-from ..core.store import digest, locked
+from ..core.store import check_name, digest, locked
 from ..models.gguf import write_gguf
 from ..models.store import file_sha256, model_dir, read_card, write_card
 from .encoding import ROLES
@@ -85,7 +85,7 @@ def build_model(
     recipe: str = '',  # a digest of what goes into the model; work that broke off is continued only under the same one
 ) -> Path:
     "The directory of a model; if there is none, it is filled."
-    target = path_of('data', 'models', id)
+    target = path_of('data', 'models', check_name(id, 'a model'))
     with locked(target.parent / f'.{id}.lock'):
         if not target.exists():
             work = target.parent / f'.{id}.{recipe}part'
@@ -112,11 +112,24 @@ def _versions():
     return {m: importlib.metadata.version(m) for m in ('torch', 'transformers', 'tokenizers', 'gguf')}
 
 
-def quiet_transformers():
+def _quiet_transformers():
     "Transformers, without its progress bars."
     hf = need('transformers', 'train')
     hf.utils.logging.disable_progress_bar()
     return hf
+
+
+def load_pretrained(
+    kind: str,  # Tokenizer or ModelForCausalLM
+    source,  # a model directory, or a name on the hub
+    **options,
+):
+    "A part of a model; code that it brings along is never run, nor are pickled weights, which can run any."
+    safe = dict(trust_remote_code=False, **({} if kind == 'Tokenizer' else dict(use_safetensors=True)))
+    try:
+        return getattr(_quiet_transformers(), f'Auto{kind}').from_pretrained(source, **safe, **options)
+    except ValueError as e:
+        raise AgentkitError(f'{source} cannot be used: {" ".join(str(e).split())[:200]}') from e
 
 
 SERVED = {'nano': 'f16'}  # how the weights of a family are stored for serving; others: q8_0
@@ -129,7 +142,7 @@ def save_model(
     outtype: str,  # of the weights to be served: one of `gguf.TYPES`
 ):
     "Write a model as Hugging Face files and as GGUF."
-    quiet_transformers()
+    _quiet_transformers()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_gguf(folder, outtype)
@@ -205,10 +218,10 @@ def ensure_model(
 
 def _fetch(name, source, options, folder):
     "Convert a pretrained model; the facts for its card."
-    torch, hf = need('torch', 'train'), quiet_transformers()
+    torch = need('torch', 'train')
     try:
-        tokenizer = hf.AutoTokenizer.from_pretrained(source, **options)
-        model = hf.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16, **options)
+        tokenizer = load_pretrained('Tokenizer', source, **options)
+        model = load_pretrained('ModelForCausalLM', source, dtype=torch.float16, **options)
     except OSError as e:
         raise AgentkitError(f'no model {name!r} on the hub or in its cache: {str(e).splitlines()[0]}') from e
     save_model(_plain(model), tokenizer, folder, 'q8_0')

@@ -8,7 +8,7 @@ __all__ = ['ROLES', 'weight', 'learned', 'check_row', 'Encoded', 'encode']
 # %% ../../notebooks/training/01_encoding.ipynb #02f02661
 import functools, math, re
 from dataclasses import dataclass
-from ..core.errors import AgentkitError
+from ..core.errors import AgentkitError, need
 
 # %% ../../notebooks/training/01_encoding.ipynb #1bac7637
 ROLES = ('system', 'user', 'assistant')
@@ -62,9 +62,11 @@ class Encoded:
 def _markup(messages, tokenizer):
     "What the chat template writes around the contents: a text before each message, and one after the last."
     render = functools.partial(tokenizer.apply_chat_template, tokenize=False)
-    markup = re.split(
-        r'\x00\d+\x00', render([dict(role=m['role'], content=f'\0{i}\0') for i, m in enumerate(messages)])
-    )
+    numbered = [dict(role=m['role'], content=f'\0{i}\0') for i, m in enumerate(messages)]
+    try:
+        markup = re.split(r'\x00\d+\x00', render(numbered))
+    except need('jinja2', 'train').TemplateError as e:  # it is rendered in a sandbox
+        raise AgentkitError(f'the chat template cannot be used: {e}') from e
     whole = ''.join(x for pair in zip(markup, [*(m['content'] for m in messages), '']) for x in pair)
     if whole != render([dict(role=m['role'], content=m['content']) for m in messages]):
         raise AgentkitError(

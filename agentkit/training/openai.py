@@ -185,9 +185,9 @@ class Api:
             )
         self.engine = engine
         http = limited(httpx.Client(timeout=engine.timeout), WHOLE * engine.timeout)
-        self.client = openai.OpenAI(
-            api_key=engine.key(), base_url=engine.address or OPENAI, max_retries=0, http_client=http
-        )
+        whose = dict.fromkeys(('OpenAI-Organization', 'OpenAI-Project'), openai.Omit()) if engine.address else {}
+        place = dict(base_url=engine.address or OPENAI, http_client=http, default_headers=whose)
+        self.client = openai.OpenAI(api_key=engine.key(), max_retries=0, **place)
 
     def ask(
         self,

@@ -5,7 +5,7 @@ an adapter, trained on the actions only."""
 
 # %% auto #0
 __all__ = ['CHECKPOINT_SECONDS', 'SEAL', 'TrainConfig', 'packed', 'plan', 'attention', 'learned_tokens', 'batch_loss', 'Trained',
-           'Training', 'finetune', 'Session', 'open_session', 'unfinished', 'quantize']
+           'Training', 'finetune', 'Session', 'open_session', 'unfinished', 'clean_up', 'quantize']
 
 # %% ../../notebooks/training/03_trainer.ipynb #3f0c0501
 import contextlib, copy, dataclasses, fcntl, functools, hashlib, json, math, os, shutil, signal, threading, time, uuid
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..core.errors import AgentkitError, need, progress_bar
 from ..core.settings import path_of
-from ..core.store import Journal, Stopped, digest, pause, read_json, rng, write_text
+from ..core.store import Journal, Stopped, check_name, digest, pause, read_json, rng, write_text
 from ..envs.find import find_env
 from ..models.gguf import known_type, tensor_types, write_gguf, write_gguf_adapter
 from ..models.serving import Server, reload_servers, stop_servers
 from ..models.store import identity, model_dir, read_card, write_card
-from .bases import SERVED, build_model, ensure_model, make_nano, quiet_transformers, save_model
+from .bases import SERVED, build_model, ensure_model, load_pretrained, make_nano, save_model
 from .encoding import Encoded, check_row, encode, learned
 
 # %% ../../notebooks/training/03_trainer.ipynb #f1d62b07
@@ -181,8 +181,8 @@ class Trained:
 # %% ../../notebooks/training/03_trainer.ipynb #70ca777a
 def _student(folder, config):
     "The model to train, with adapters if it gets some."
-    torch, hf = need('torch', 'train'), quiet_transformers()
-    model = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    torch = need('torch', 'train')
+    model = load_pretrained('ModelForCausalLM', folder, dtype=torch.float32)
     if not config.lora_rank:
         return model, model
     peft = need('peft', 'train')
@@ -246,7 +246,7 @@ class Training:
         torch = self.torch = need('torch', 'train')
         self.source, self.config, self.folder, self.base = source, config, folder, _trainable(source)
         self.identity = identity(source)
-        self.tokenizer = quiet_transformers().AutoTokenizer.from_pretrained(source)
+        self.tokenizer = load_pretrained('Tokenizer', source)
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.adapted, model = _student(source, config)
         self.model, self.dtype = model.to(self.device), _dtype(config)
@@ -450,7 +450,7 @@ class Session(Training):
     "A training that stays open; made by `open_session`."
 
     def __init__(self, source, config, name, keep):
-        self.name, self.live, self.keep = name, f'{name}-live', keep
+        self.name, self.live, self.keep = check_name(name, 'a session'), f'{name}-live', keep
         folder = path_of('data', 'models', f'.{name}.session', 'checkpoint.pt').parent
         self.lock = open(folder / 'lock', 'w')
         try:
@@ -541,6 +541,18 @@ def unfinished() -> dict[str, Path]:
     "Trainings and sessions that broke off: the name, and the folder with the checkpoint."
     folders = [p for p in path_of('data', 'models', 'x').parent.glob('.*') if p.name.endswith(('part', '.session'))]
     return {p.name.strip('.').rpartition('.')[0]: p for p in sorted(folders) if p.is_dir()}
+
+
+def clean_up() -> list[str]:
+    "Delete what trainings and sessions that broke off have left, and name them; those that run now are left alone."
+    gone = []
+    for name, folder in unfinished().items():
+        lock = folder / 'lock' if folder.suffix == '.session' else folder.with_name(f'.{name}.lock')
+        with open(lock, 'a') as f, contextlib.suppress(BlockingIOError):
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+            gone.append(name)
+    return gone
 
 # %% ../../notebooks/training/03_trainer.ipynb #534bb37e
 def quantize(

@@ -7,7 +7,7 @@ small local model inside."""
 __all__ = ['METHODS', 'TRIES', 'Distilled', 'distill_from', 'distill', 'model_card']
 
 # %% ../../notebooks/tuning/02_distill.ipynb #b61a575e
-import dataclasses, tempfile
+import dataclasses, secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from dspy.utils.exceptions import AdapterParseError
@@ -15,11 +15,12 @@ from ..agents.policy import Agent, Policy, adapter_state
 from ..agents.programs import Expert, Explorer, Guided
 from ..agents.saving import make_policy, save_agent
 from ..core.errors import AgentkitError, EpisodeError
+from ..core.settings import path_of
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory
 from ..data.rows import distinct_rows, keep, rows, write_rows
 from ..envs.base import views_of
-from ..envs.find import find_env
+from ..envs.find import find_known_env
 from ..evals import Report, trusted
 from ..judges.base import passes
 from ..models.store import model_dir, read_card
@@ -136,7 +137,7 @@ def _named(agent, model):
 
 def _student(student, env, train):
     "The agent that will learn; what cannot be had, trained or saved is an error before anybody plays."
-    kind = find_env(env)
+    kind = find_known_env(env)
     agent = make_policy(student, kind.instructions) if isinstance(student, str) else student
     if not isinstance(agent, Agent) or not agent.lm:
         raise AgentkitError(f'{agent.name} has no weights to train: a student is an agent with a language model')
@@ -157,7 +158,7 @@ def distill(
     teacher: Policy,
     tasks: list[Task],  # training tasks
     run: Runner,  # plays, and keeps the episodes
-    folder=None,  # where rows.jsonl and the student's agent.json are kept; None: where the runner keeps its episodes
+    folder=None,  # for rows.jsonl and the student's agent.json; None: the runner's, else one below results/distill
     threshold: float = 1.0,  # the least score of an episode to learn from
     demos: str = 'keep',  # "keep" or "reset": what happens to demonstrations in the student's prompt
     rounds: int = 0,  # in which tasks are played again
@@ -176,7 +177,7 @@ def distill(
             f'{rounds} rounds with {len(tasks)} tasks: there must be more tasks than rounds, '
             'because each round brings new ones'
         )
-    folder = Path(folder or run.folder or tempfile.mkdtemp(prefix='distilled-'))
+    folder = Path(folder or run.folder or path_of('results', 'distill', secrets.token_hex(5)))
     run = run if run.folder else run.replace(folder=folder)
     agent = _student(student, tasks[0].env, train)
     recipe = dict(threshold=threshold, demos=demos, train=train)

@@ -9,7 +9,7 @@ __all__ = ['METHODS', 'EPISODE', 'PROPOSAL', 'ENDS', 'COUNTS', 'FAILURES', 'Meth
            'optimize']
 
 # %% ../../notebooks/tuning/01_prompts.ipynb #2b971066
-import contextlib, copy, dataclasses, functools, importlib, math, re, tempfile, threading, time
+import contextlib, copy, dataclasses, functools, importlib, math, re, secrets, threading, time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -22,11 +22,13 @@ from dspy.utils.exceptions import AdapterParseError
 from ..agents.policy import Agent, Policy, lm_state, resolve_view
 from ..agents.saving import save_agent
 from ..core.errors import AgentkitError, EpisodeError, need, progress_bar
+from ..core.secrets import Masked
+from ..core.settings import path_of
 from ..core.store import GRACE, Journal, digest, locked, read_json, write_json
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory, said, trajectory, transcript
 from ..envs.base import views_of
-from ..envs.find import find_env
+from ..envs.find import find_known_env
 from ..envs.tasks import check_disjoint, check_tasks
 from ..evals import Report, compare, evaluate, trusted
 from ..judges.base import Judge, success
@@ -621,7 +623,8 @@ class _Search:
         start, hidden = time.perf_counter(), not self.run.progress
         with (
             progress_bar(total=most, desc=self.method, unit='episode', disable=hidden) as bar,
-            open(self.folder / 'search.log', 'a') as log,
+            open(self.folder / 'search.log', 'a') as file,
+            Masked(file) as log,
         ):
             ledger = _Ledger(bar, self.folder / f'search-{self.key}.jsonl')
             prompt = self._prompt(ledger, log)
@@ -777,14 +780,14 @@ def optimize(
     shown_by: Policy | None = None,  # plays the episodes that are shown as demonstrations; None: the agent itself
     metric=success,  # what the search goes by: (example, prediction, trace) -> 0–1
     seed: int = 0,  # of the search and of the episodes
-    folder=None,  # where everything is kept; None: where the runner keeps its episodes, else a temporary one
+    folder=None,  # where everything is kept; None: where the runner keeps its episodes, else below results/optimize
     **settings,  # of the method
 ) -> Optimised:
     "Search a better prompt with the training tasks, and keep it if it is better on the held-out ones."
     m, s = find_method(method, settings)
     _check(agent, train, held_out, method, shown_by)
     prompt_lm = _prompt_model(prompt_lm, agent, m)
-    folder = Path(folder or run.folder or tempfile.mkdtemp(prefix='optimised-'))
+    folder = Path(folder or run.folder or path_of('results', 'optimize', secrets.token_hex(5)))
     run = run if run.folder else run.replace(folder=folder)
     search = _Search(agent, train, run, method, s, prompt_lm, shown_by, metric, seed, folder)
     sizes, models = (len(train), len(held_out)), (agent.lm.model, prompt_lm.model)
@@ -815,7 +818,7 @@ def _check(agent, train, held_out, method, shown_by):
     if len(envs) > 1:
         raise AgentkitError(f'tasks of one environment, please, not of {", ".join(sorted(envs))}')
     view = getattr(agent.adapter, 'view', None)
-    view = view and resolve_view(view, views_of(find_env(train[0].env)))
+    view = view and resolve_view(view, views_of(find_known_env(train[0].env)))
     if METHODS[method].writes and view and not view.instructed:
         raise AgentkitError(
             f'{agent.name} reads through the view {view.name!r} and is not shown its instructions: '

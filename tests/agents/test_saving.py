@@ -246,6 +246,20 @@ def test_a_bad_file_is_one_clear_error(tmp_path, keys, value, message, monkeypat
     assert '\n' not in str(e.value)
 
 
+@pytest.mark.parametrize('provider', ['openai', 'hosted_vllm'])
+def test_a_file_does_not_choose_where_the_key_goes(tmp_path, endpoint, provider, monkeypatch):
+    monkeypatch.setenv('AGENTKIT_API_KEY', KEY)
+    state = read_json(save_agent(Agent(make_lm(f'openai/tiny@{endpoint.url}')), tmp_path / 'agent.json'))
+    place, before = endpoint.url.replace('http://', 'http://ann:correcthorse@'), len(endpoint.asked)
+    state = change(change(state, 'lm', 'model', value=f'{provider}/tiny@{place}'), 'lm', 'address', value=False)
+    path = write_json(tmp_path / 'agent.json', state)
+    for spec in (path, f'{path}@{endpoint.url}'):
+        with pytest.raises(AgentkitError, match='names an address, .*a file does not choose') as e:
+            load_agent(spec)
+        assert 'correcthorse' not in str(e.value)
+    assert len(endpoint.asked) == before
+
+
 def test_files_that_are_no_agents(tmp_path):
     (tmp_path / 'agent.json').write_text('{"format": ')
     with pytest.raises(AgentkitError, match='is not JSON'):

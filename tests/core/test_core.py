@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings as hypothesis_settings, strategies as st
@@ -15,7 +16,7 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from agentkit.core.actions import Choice, Text, ToolCall, read_actions
 from agentkit.core.errors import AgentkitError
 from agentkit.core.settings import path_of, settings
-from agentkit.core.store import Journal, journalled, read_json, write_json, write_text
+from agentkit.core.store import Journal, check_name, journalled, read_json, write_json, write_text
 from agentkit.core.types import (
     TERMINATIONS,
     Decision,
@@ -330,3 +331,49 @@ def test_seeds_do_not_depend_on_the_process():
         for s in '123'
     }
     assert len(outs) == 1
+
+
+def test_a_private_file_stays_private_when_it_is_written_again(tmp_path):
+    path = write_json(tmp_path / 'a.json', {})
+    path.chmod(0o600)
+    write_json(path, dict(a=1))
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    'parts', [['..', 'x'], ['/etc/x'], ['a', '..', '..', 'x'], ['a\0b'], ['../figures/x'], ['a' * 300]]
+)
+@pytest.mark.parametrize('kind', ['results', 'figures', 'data'])
+def test_no_name_leads_out_of_the_configured_folders(tmp_path, monkeypatch, kind, parts):
+    monkeypatch.setenv(f'AGENTKIT_PATHS_{kind.upper()}', str(tmp_path / 'inside'))
+    with pytest.raises(AgentkitError, match='leads out of .*/inside: write a name|is too long for the name of a file'):
+        path_of(kind, *parts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_inside_the_results_leads_nowhere(tmp_path, results):
+    (tmp_path / 'elsewhere').mkdir(), (results / 'other').mkdir(parents=True)
+    (results / 'linked').symlink_to(tmp_path / 'elsewhere')
+    with pytest.raises(AgentkitError, match="'linked/summary.csv' leads out of"):
+        path_of('results', 'linked', 'summary.csv')
+    (results / 'mine').symlink_to(results / 'other')
+    assert path_of('results', 'mine', 'x').parent.is_dir()
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['', '.', '..', '.hidden', 'a/b', '/a', 'a\\b', 'C:a', 'a\0', 'a b', 'a\n', 'a' * 121, 'ü' * 61, None, 5, ['a']],
+)
+def test_a_name_is_no_path(name):
+    with pytest.raises(AgentkitError, match='cannot be the name of a table') as e:
+        check_name(name, 'a table')
+    assert len(str(e.value)) < 300 and '\n' not in str(e.value)
+
+
+@given(st.text(max_size=150))
+def test_what_is_a_name_is_one_file(name):
+    try:
+        check_name(name, 'a table')
+    except AgentkitError:
+        return
+    assert Path(name).name == name and not {*name} & {*'/\\:\0\n'} and len(f'{name}.json'.encode()) < 255

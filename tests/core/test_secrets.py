@@ -1,12 +1,16 @@
 "Secrets: what is planted is taken out, what is not secret stays, and no text takes longer than its length."
 
+import base64
+import io
 import json
+import urllib.parse
 
 import pytest
 from conftest import ROOT
 from hypothesis import given, strategies as st
 
-from agentkit.core.secrets import Redactor, error_line, redact
+from agentkit.core.secrets import Masked, Redactor, error_line, holds_secret, redact
+from agentkit.core.settings import without_keys
 
 TAIL = 'aB3' * 12
 PLANTED = {
@@ -49,6 +53,13 @@ def test_planted_secrets_are_found(secret, around, strict):
         ('{\\"password\\": \\"swordfish\\"}', '{\\"password\\": \\"[password]\\"}'),
         ('export MY_API_KEY=abcd1234efgh', 'export MY_API_KEY=[password]'),
         ("password='swordfish'", "password='[password]'"),
+        ('Authorization: Basic YW5uOnBhc3M=', 'Authorization: Basic [token]'),
+        ("{'authorization': 'Basic YWFh'}", "{'authorization': 'Basic [token]'}"),
+        ('GET /v1/x?key=abcd1234efgh&alt=json', 'GET /v1/x?key=[token]&alt=json'),
+        ('http:\\/\\/me:hunter22@host\\/v1', 'http:\\/\\/[password]@host\\/v1'),
+        ('?next=http%3A%2F%2Fme%3Ahunter22%40host', '?next=http%3A%2F%2F[password]%40host'),
+        ('redis://:hunter22@host', 'redis://[password]@host'),
+        ('http://me:hunter22@[::1]:80/', 'http://[password]@[::1]:80/'),
     ],
     ids=lambda _: 'text',  # pytest writes the ids into the environment, where secrets are learned
 )
@@ -96,6 +107,83 @@ def test_values_of_secret_variables(monkeypatch):
     assert r('The proxy said no to correcthorse.') == 'The proxy said no to [environment].'
 
 
+@pytest.mark.parametrize('secret', ['correct horse/battery+"staple"', 'schlüssel/zum+café', 'back\\slash\\es'])
+def test_a_secret_is_found_however_it_is_written(secret, monkeypatch):
+    monkeypatch.setenv('DB_PASSWORD', secret)
+    written = [
+        secret,
+        json.dumps(secret),
+        json.dumps(secret, ensure_ascii=False),
+        json.dumps(secret).replace('/', '\\/'),
+    ]
+    written += [urllib.parse.quote(secret), urllib.parse.quote(secret, ''), urllib.parse.quote_plus(secret)]
+    written += [base64.b64encode(secret.encode()).decode()]
+    for text in written:
+        assert redact(f'<{text}>').strip('<>"=') == '[environment]', text
+
+
+@pytest.mark.parametrize(
+    'value', ['1', 'true', 'none', 'EMPTY', 'mug', 'not-needed', 'corridor', 'localhost', '/tmp', ' ']
+)
+def test_values_that_are_no_secrets_do_not_shred_the_text(value, monkeypatch):
+    for name in ('KEY', 'OPENAI_API_KEY', 'MY_TOKEN'):
+        monkeypatch.setenv(name, value)
+    text = f'In corridor 1 there is 1 mug: true, none, EMPTY, not-needed, localhost, /tmp/x; {value}'
+    assert redact(text) == text
+
+
+def test_a_word_that_is_a_password_is_taken_out_alone(monkeypatch):
+    monkeypatch.setenv('DB_PASSWORD', 'swordfish')
+    assert redact('swordfish, swordfishes, "swordfish"') == '[environment], swordfishes, "[environment]"'
+
+
+def test_a_key_with_its_address_is_a_key(monkeypatch):
+    monkeypatch.setenv('AGENTKIT_API_KEY', 'plain-words-key@http://one:1 other-words-key@http://two:2')
+    assert redact('plain-words-key and other-words-key') == '[environment] and [environment]'
+
+
+def test_children_get_no_keys(monkeypatch):
+    secret = dict(OPENAI_KEY_2='x', HF_TOKENS='x', DB_PASSWD='x', MY_PAT='x', GOOGLE_CREDENTIALS='x', client_secret='x')
+    secret |= dict(NOTE=f'sk-{TAIL}', DATABASE_URL='postgres://ann:correcthorse@db')
+    plain = dict(
+        PATH_TO='/bin',
+        KEYBOARD='de',
+        TOKENIZERS_PARALLELISM='1',
+        HTTPS_PROXY='http://ann:pw@proxy:1',
+        HOST_URL='http://h',
+    )
+    for name, value in (secret | plain).items():
+        monkeypatch.setenv(name, value)
+        assert holds_secret(name, value) == (name in secret), name
+    assert not set(secret) & set(without_keys()) and set(plain) <= set(without_keys())
+
+
+@given(st.lists(st.integers(1, 9), max_size=30))
+def test_a_stream_hides_a_key_that_comes_in_pieces(cuts):
+    text, shown = f'before\r10%|#\rkey sk-{TAIL} behind\nhttp://ann:correcthorse@host/\nthe end', io.StringIO()
+    with Masked(shown) as stream:
+        for n in cuts:
+            stream.write(text[:n])
+            text = text[n:]
+        stream.write(text)
+    assert shown.getvalue() == 'before\r10%|#\rkey *** behind\nhttp://***@host/\nthe end'
+
+
+def test_a_stream_does_not_keep_a_line_without_an_end():
+    shown = io.StringIO()
+    stream = Masked(shown)
+    for _ in range(3):
+        stream.write('a' * 50_000)
+    assert len(shown.getvalue()) >= 100_000
+
+
+def test_the_name_of_a_field_can_be_left_out_of_account():
+    schema = dict(api_key=dict(type='string'), password='the word', tokens=[1])
+    assert redact(schema, names=False) == schema
+    assert redact(schema) == {**schema, 'password': '[password]'}
+    assert redact(dict(passwords=['a', 'b'])) == dict(passwords=['[password]'] * 2)
+
+
 def test_values_under_secret_names_and_what_a_model_was_given():
     secret = dict(api_key='x', Authorization='y', hf_token='z', aws_secret_access_key='w')
     plain = dict(max_tokens=5, eos=1, password=None, token='mug')
@@ -140,6 +228,20 @@ def test_an_error_is_one_line_without_secrets():
 PARTS = (
     *('a', 'a.', 'a:', 'a@', 'a:@', 'x:y@', '.@', 'a:b,', 'a.b-c_', ' ', '=', '"', '\\', '://', '://a:', 'sk-', 'sk_'),
     *('eyJ-', 'eyJ.', 'eyJaaaaaaaaa.', 'AIza', 'AKIA', 'bearer ', 'token=', 'password=', 'secret="', 'api_key: '),
+    *(
+        '?key=',
+        '&',
+        '?key',
+        '%3A%2F%2F',
+        '%3A%2F%2Fa',
+        'authorization: a ',
+        'cookie:',
+        'basic ',
+        ':\\/\\/',
+        '\\',
+        ':',
+        '/',
+    ),
     *('-----BEGIN ', '-----BEGIN A', '-----BEGIN PRIVATE KEY-----', '-----END A'),
 )
 

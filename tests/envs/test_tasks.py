@@ -3,13 +3,22 @@
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from agentkit.agents.programs import Chance, Expert
+from agentkit.agents.saving import student_agent
 from agentkit.core.errors import AgentkitError
 from agentkit.core.types import Task
-from agentkit.envs.find import environments, list_tasks, make_env
+from agentkit.data.rows import rows
+from agentkit.envs.find import environments, find_env, find_known_env, list_tasks, make_env
 from agentkit.envs.tasks import check_disjoint, preview, read_tasks, sample, task_from_dict
+from agentkit.evals import evaluate
+from agentkit.research.responses import ask
+from agentkit.rollouts import Runner
+from agentkit.testing.models import scripted_lm
+from agentkit.tuning.distill import distill
 
 
 def file(tmp_path, content):
@@ -101,3 +110,29 @@ def test_options_are_checked_before_anything_is_made():
 class Broken(type(make_env('corridor'))):
     def reset(self, task, seed=0):
         raise TypeError('at least one door')
+
+
+def test_a_journal_cannot_choose_which_code_runs(tmp_path, monkeypatch):
+    "The episodes of a stranger name an environment: nothing of it is imported, wherever it is looked up."
+    (tmp_path / 'unknown.py').write_text(f'import pathlib\npathlib.Path({str(tmp_path / "ran")!r}).touch()\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Runner('corridor', workers=1, progress=False) as run:
+        (t,) = run(Expert(), list_tasks('corridor', n=1))
+    t = replace(t, task=replace(t.task, env='unknown:Unknown'))
+    student = student_agent(scripted_lm(['forward']))
+    for use in (
+        lambda: rows([t], student),
+        lambda: rows([t], student, Chance()),
+        lambda: evaluate(Expert(), [t.task]),
+        lambda: ask(Expert(), [t.task]),
+        lambda: distill(student, Expert(), [t.task], run),
+    ):
+        with pytest.raises(AgentkitError, match="data name the environment 'unknown:Unknown', which is not registered"):
+            use()
+    assert 'unknown' not in sys.modules and not (tmp_path / 'ran').exists()
+
+
+def test_what_was_named_in_code_is_known_in_data():
+    name = f'{__name__}:Broken'
+    find_env(name)
+    assert find_known_env(name) is find_env(name)

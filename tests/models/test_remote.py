@@ -33,7 +33,7 @@ from agentkit.core.types import Observation, State, Task, said
 from agentkit.envs.find import list_tasks
 from agentkit.models import remote
 from agentkit.models.find import make_lm
-from agentkit.models.names import KEYS, OWN_KEY, cost, named, parse_spec, price, usage
+from agentkit.models.names import KEYS, OWN_KEY, cost, key_for, named, parse_spec, price, usage
 from agentkit.models.remote import CAP, PATIENCE, TRIES, RemoteEngine, RemoteLM, Throttle, backoff
 from agentkit.rollouts import Limits, Runner
 
@@ -267,6 +267,34 @@ def test_a_providers_key_is_never_sent_to_an_address(server, monkeypatch):
     monkeypatch.setenv('AGENTKIT_API_KEY', KEY)
     make_lm(f'openai/parrot@{server.url}')('Hello')
     assert bearer(server) == f'Bearer {KEY}'
+
+
+def test_a_key_with_an_address_goes_there_only(server, monkeypatch):
+    monkeypatch.setenv('AGENTKIT_API_KEY', f'mine@{server.url} other@http://127.0.0.1:9')
+    make_lm(f'openai/parrot@{server.url}')('Hello')
+    assert bearer(server) == 'Bearer mine'
+    monkeypatch.setenv(
+        'AGENTKIT_API_KEY', f'other@http://127.0.0.1:9 other@{server.url.replace("127.0.0.1", "localhost")}'
+    )
+    make_lm(f'openai/parrot@{server.url}')('Hello')
+    assert 'other' not in json.dumps(server.asked[-1])
+
+
+@given(st.sampled_from(['http://a:1/v1', 'http://a', 'https://a/v1', 'http://b:1']), st.text('ab@:/htp ', max_size=30))
+def test_a_key_is_one_of_the_pairs_or_the_whole_text(address, text):
+    key = key_for(address, text)
+    assert key in ('', text) or f'{key}@http' in text
+
+
+@pytest.mark.parametrize('code', [301, 302, 303, 307, 308])
+def test_a_redirect_takes_neither_key_nor_prompt_along(server, lm, waits, code, monkeypatch):
+    monkeypatch.setenv('AGENTKIT_API_KEY', KEY)
+    other = server.url.replace('127.0.0.1', 'localhost') + '/elsewhere'
+    server.script = [(code, {}, {'location': other})] * 20
+    before = len(server.asked)
+    with pytest.raises(AgentkitError, match='it sends to another address'):
+        lm('Hello')
+    assert all(a['path'].endswith('/v1/chat/completions') for a in server.asked[before:])
 
 
 def test_the_key_is_read_when_it_is_used(server, monkeypatch, lm):

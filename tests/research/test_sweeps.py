@@ -486,3 +486,56 @@ def test_what_broke_off_makes_a_sweep_doubtful_and_is_played_again(tmp_path, res
         assert len(server.asked) - asked == 3
     (again,) = read_table('trial').to_dict('records')
     assert (again['n'], again['unmeasured'], again['success'], again['trusted']) == (3, 0, 1.0, True)
+
+
+@pytest.mark.parametrize('key', ['notebook', 'report'])
+@pytest.mark.parametrize('how', ['above', 'absolute', 'link'])
+def test_a_plan_runs_the_notebooks_of_its_own_folder_only(tmp_path, key, how):
+    other, folder = notebook(tmp_path / 'other/o.ipynb', DOUBLE), tmp_path / 'plans'
+    name = dict(above='../other/o.ipynb', absolute=str(other), link='link.ipynb')[how]
+    path = plan(folder, DOUBLE, **{key: name})
+    (folder / 'link.ipynb').symlink_to(other)
+    with pytest.raises(
+        AgentkitError, match=f'the {key} .*/other/o.ipynb is neither beside the plan nor in the project'
+    ):
+        read_plan(path)
+
+
+@pytest.mark.parametrize('name', ['Summary', 'TIMINGS'])
+def test_names_that_differ_in_case_only_are_one(tmp_path, name):
+    with pytest.raises(AgentkitError, match=f'cannot be called {name}'):
+        finish(tmp_path, [dict(a=1)], **{name: []})
+    with pytest.raises(AgentkitError, match='differ in case only'):
+        finish(tmp_path, [dict(a=1)], kinds=[], Kinds=[])
+    with pytest.raises(AgentkitError, match='MLflow has this name'):
+        read_plan(plan(tmp_path, DOUBLE, experiment='MLflow.db'))
+
+
+def test_a_result_holds_no_secrets(tmp_path, monkeypatch):
+    monkeypatch.setenv('OPENAI_API_KEY', 'sk-' + 'CANARY1234567890abcdef')
+    said = f'Bearer {os.environ["OPENAI_API_KEY"]}'
+    rows = [dict(n=1, error=said, where='http://ann:pass-CANARY-99@host/v1', rate=0.5)]
+    result = finish(tmp_path, rows, rows, more=rows)
+    kept = dict(n=1, error='Bearer ***', where='http://***@host/v1', rate=0.5)
+    assert result['rows'] == result['timings'] == result['tables']['more'] == [kept]
+    assert 'CANARY' not in (tmp_path / 'result.json').read_text()
+
+
+def test_a_killed_sweep_leaves_no_password_and_nothing_in_the_temporary_folder(tmp_path, results):
+    code = "import sys, time\nsys.stdout.write('up ' + x + '\\n')\nsys.stdout.flush()\ntime.sleep(300)"
+    model, temporary = 'openai/tiny@http://ann:pass-CANARY-99@127.0.0.1:9/v1', tmp_path / 'temporary'
+    temporary.mkdir()
+    notebook(tmp_path / 'plans/n.ipynb', code, defaults="x = ''\nout = ''")
+    path = tmp_path / 'plans/plan.yaml'
+    path.write_text(yaml.safe_dump(dict(experiment='trial', notebook='n.ipynb', grid=dict(x=[model]))))
+    command, env = [sys.executable, '-m', 'agentkit.cli', 'sweep', str(path)], {**os.environ, 'TMPDIR': str(temporary)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True) as process:
+        shown = next(line for line in process.stderr if line.startswith('up '))
+        (kernel,) = [p for p in psutil.Process(process.pid).children() if 'ipykernel' in ' '.join(p.cmdline())]
+        process.kill()
+        kernel.kill()
+        process.wait()
+        assert shown == 'up openai/tiny@http://***@127.0.0.1:9/v1\n'
+    assert not list(temporary.iterdir())
+    files = [p for p in results.rglob('*') if p.is_file()]
+    assert len(files) > 2 and not [p for p in files if b'CANARY' in p.read_bytes()]

@@ -4,12 +4,15 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
+import openai as openai_client
 import pytest
 
 from agentkit.agents.policy import Agent, ConversationAdapter
@@ -454,3 +457,39 @@ def test_a_program_that_ends_does_not_hang_on_its_job(results):
         process = child(server, 'leave')
         finish(process)
         assert process.returncode == 0 and len(server.jobs) == 1 and record(results)['job_id'] in server.jobs
+
+
+def test_a_page_in_a_browser_cannot_train_here(server):
+    for method, path in (('POST', '/fine_tuning/jobs'), ('GET', '/models'), ('POST', '/files')):
+        reply = httpx.request(method, f'{server.url}{path}', json={}, headers=dict(origin='http://page.example'))
+        assert reply.status_code == 403 and 'access-control-allow-origin' not in reply.headers
+    assert server.log == [] and server.url.startswith('http://127.0.0.1:')
+
+
+@pytest.mark.parametrize('code', [301, 307, 308])
+def test_rows_and_keys_stay_at_the_address(server, code, monkeypatch):
+    monkeypatch.setattr(remote, 'TRIES', 1)
+    with PracticeServer() as other:
+        server.faults = [('.*', code, dict(location=f'{other.url}/files'))] * 20
+        assert f'HTTP {code}' in refused(server)
+        assert other.log == []
+
+
+def _given_up(api):
+    with pytest.raises(openai_client.APIError):
+        api.client.models.list(timeout=5)
+
+
+def test_an_address_of_ones_own_learns_its_key_and_no_organisation(monkeypatch):
+    planted = dict(AGENTKIT_API_KEY='planted-key', OPENAI_ORG_ID='planted-org', OPENAI_PROJECT_ID='planted-project')
+    for name, value in planted.items():
+        monkeypatch.setenv(name, value)
+    with socket.create_server(('127.0.0.1', 0)) as listening:
+        api = openai.Api(make_lm(f'{BASE}@http://127.0.0.1:{listening.getsockname()[1]}').engine)
+        asking = threading.Thread(target=lambda: _given_up(api), daemon=True)
+        asking.start()
+        connection, _ = listening.accept()
+        with connection:
+            request = connection.recv(1 << 16).decode()
+    asking.join()
+    assert 'planted-key' in request and 'planted-org' not in request and 'planted-project' not in request
