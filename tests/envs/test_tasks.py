@@ -40,8 +40,8 @@ def test_a_row_may_name_what_it_is_read_for_or_what_is_registered(tmp_path):
 @pytest.mark.parametrize(
     'content, message',
     [
-        (b'\xff\xfe', r'tasks\.jsonl line 1 is not JSON'),
-        (b'{"id": "a"}\n\xff\n', r'tasks\.jsonl line 2 is not JSON'),
+        (b'\xff\xfe', r'tasks\.jsonl is not UTF-8, line 1'),
+        (b'{"id": "a"}\n\xff\n', r'tasks\.jsonl is not UTF-8, line 2'),
         ('{"id": "a", "data": 5}\n', r'tasks\.jsonl line 1: "data" of a task is a JSON object, not 5'),
         ('{"id": "a", "data": null}\n', r'line 1: "data" of a task is a JSON object, not None'),
         ('{"id": "a", "env": 5}\n', r"line 1: a row may name 'corridor' or a registered environment, not 5"),
@@ -65,7 +65,7 @@ def test_what_stands_in_a_row(tmp_path):
     (task,) = read_tasks(file(tmp_path, json.dumps(row, ensure_ascii=False)), 'corridor', 'y')
     assert task == Task('7', 'corridor', 'walk', 'x', {'note': 'a\u2028b', 'doors': 2})
     assert task_from_dict(dict(id=0), 'corridor', 'y') == Task('0', 'corridor', split='y')
-    with pytest.raises(AgentkitError, match='is not JSON|does not exist'):
+    with pytest.raises(AgentkitError, match='cannot be read: Is a directory'):
         read_tasks(tmp_path, 'corridor')
 
 
