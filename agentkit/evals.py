@@ -254,6 +254,7 @@ def evaluate(
             return evaluate(policy, tasks, own, repeats, samples, seed, journal, max_unmeasured)
     episodes = run(policy, tasks, repeats, samples, seed, journal=journal)
     info = dict(env=run.id, split=tasks[0].split, repeats=repeats, seed=seed, max_steps=run.limits.max_steps)
+    info['policy_id'] = policy.id
     return Report(policy.name, episode_table(episodes), info, max_unmeasured)
 
 # %% ../notebooks/evals.ipynb #bcbdec13

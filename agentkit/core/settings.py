@@ -31,7 +31,7 @@ DEFAULTS = dict(
     sweeps=dict(jobs='1'),
     tracking=dict(mlflow='off'),
 )
-VALUES = {  # (section, key) → what its value looks like, in a pattern and in words; others are checked where they are used
+VALUES = {  # (section, key) → its values as a pattern, and in words; others are checked where they are used
     ('sweeps', 'jobs'): (r'0*[1-9]\d*', 'a number from 1'),
     ('tracking', 'mlflow'): ('on|off', 'on or off'),
 }

@@ -124,7 +124,7 @@ def distill(
     recipe = dict(threshold=threshold, demos=demos, train=train)
     course = _Course(teacher, tasks, run, folder, method, seed, recipe)
     distilled = course.explore(agent, rounds) if method == 'explore' else course.iterate(agent, rounds)
-    save_agent(distilled.agent, folder / 'agent.json')
+    save_agent(distilled.agent, folder / 'agent.json', replace=True)
     base = _named(distilled.agent, course.costs[0]['base'])
     return dataclasses.replace(distilled, base=base, demonstrations=course.shown, costs=course.costs)
 

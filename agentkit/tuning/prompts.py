@@ -692,7 +692,7 @@ class Optimised:
         "Write both reports, the agent as program.json, and what was found as optimised.json."
         self.before.save(folder / 'before')
         self.after.save(folder / 'after')
-        save_agent(self.agent, folder / 'program.json')
+        save_agent(self.agent, folder / 'program.json', replace=True)
         return write_json(folder / 'optimised.json', self.to_dict())
 
     def _verdict(self):
