@@ -12,7 +12,7 @@ import dspy
 from .policy import ADAPTERS, SETTINGS, Agent, ConversationAdapter, adapter_state, lm_state
 from .programs import Chance, Expert, Program
 from ..core.errors import AgentkitError, meant
-from ..core.store import read_json, write_json
+from ..core.store import read_json, utf8, write_json
 from ..models.find import make_lm
 from ..models.names import named
 
@@ -83,8 +83,7 @@ def _state(agent, path):
     state = bare.dump_state()
     prompt = dict(signature=state['signature'], demos=state['demos'])
     adapter, lm = adapter_state(agent.adapter), lm_state(agent.react.lm)
-    state = dict(**head, think=agent.think, adapter=adapter, **prompt, lm=lm)
-    return loads(dumps(state, default=str))
+    return utf8(dict(**head, think=agent.think, adapter=adapter, **prompt, lm=lm))
 
 
 def _program_state(program):

@@ -13,14 +13,15 @@ from pathlib import Path
 from ..agents.policy import Agent, Policy, adapter_state
 from ..agents.programs import Expert, Explorer, Guided
 from ..agents.saving import make_policy, save_agent
-from ..core.errors import AgentkitError
+from ..core.errors import AgentkitError, meant
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory
 from ..data.rows import distinct_rows, keep, rows, write_rows
 from ..envs.base import views_of
 from ..envs.find import find_env
 from ..evals import Report
-from ..judges.base import passes
+from ..judges.base import check_threshold, passes
+from ..models.serving import check_backend
 from ..models.store import model_dir, read_card
 from ..rollouts import Runner
 from ..training.providers import provider_of
@@ -56,6 +57,7 @@ def distill_from(
     train: dict = {},  # fields of `TrainConfig` or, at a provider, of `RemoteConfig`: epochs, lr, max_dollars, …
 ) -> Distilled:
     "The student learns from recorded episodes; nobody plays."
+    check_threshold(threshold)
     if demos not in ('keep', 'reset'):
         raise AgentkitError(f'demos={demos!r}: write "keep" or "reset"')
     good = keep(demonstrations, threshold)
@@ -110,7 +112,7 @@ def distill(
 ) -> Distilled:
     "The student learns from what the teacher plays well, and from what goes wrong in further rounds."
     if method not in METHODS:
-        raise AgentkitError(f'unknown method {method!r}; known: {", ".join(METHODS)}')
+        raise AgentkitError(f'unknown method {method!r}; known: {", ".join(METHODS)}{meant(method, METHODS)}')
     if not tasks:
         raise AgentkitError('no tasks to learn from')
     if rounds < 0 or len(tasks) <= rounds:
@@ -120,7 +122,10 @@ def distill(
         )
     folder = Path(folder or run.folder or tempfile.mkdtemp(prefix='distilled-'))
     run = run if run.folder else run.replace(folder=folder)
+    check_threshold(threshold)
     agent = _student(student, tasks[0].env, train)
+    if agent.name.startswith('local/'):
+        check_backend()  # in further rounds it plays, and afterwards
     recipe = dict(threshold=threshold, demos=demos, train=train)
     course = _Course(teacher, tasks, run, folder, method, seed, recipe)
     distilled = course.explore(agent, rounds) if method == 'explore' else course.iterate(agent, rounds)

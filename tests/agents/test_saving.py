@@ -153,7 +153,7 @@ def test_address_and_key_are_never_written(tmp_path, endpoint, monkeypatch):
         make_lm('openai/tiny', api_base=endpoint.url, api_key=KEY),
         dspy.LM('openai/tiny', api_base=endpoint.url, api_key=KEY, extra_headers={'X-Token': KEY}),
     ):
-        text = save_agent(Agent(lm), tmp_path / 'agent.json').read_text()
+        text = save_agent(Agent(lm), tmp_path / 'agent.json', replace=True).read_text()
         assert KEY not in text and '127.0.0.1' not in text and str(endpoint.server_port) not in text
         with pytest.raises(AgentkitError, match='openai/tiny was served at an address of its own'):
             load_agent(tmp_path / 'agent.json')
