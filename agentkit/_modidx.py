@@ -249,6 +249,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'agentkit.core.store.Journal.__repr__': ('core/store.html#journal.__repr__', 'agentkit/core/store.py'),
                                      'agentkit.core.store.Journal._mend_end': ( 'core/store.html#journal._mend_end',
                                                                                 'agentkit/core/store.py'),
+                                     'agentkit.core.store.Journal._write': ('core/store.html#journal._write', 'agentkit/core/store.py'),
                                      'agentkit.core.store.Journal.append': ('core/store.html#journal.append', 'agentkit/core/store.py'),
                                      'agentkit.core.store.Journal.rows': ('core/store.html#journal.rows', 'agentkit/core/store.py'),
                                      'agentkit.core.store._check_encoding': ('core/store.html#_check_encoding', 'agentkit/core/store.py'),

@@ -9,7 +9,7 @@ __all__ = ['JSON', 'COMMANDS', 'Environment', 'Split', 'PLAYERS', 'Policy', 'PLA
            'sweep', 'report', 'mlflow', 'main']
 
 # %% ../notebooks/cli.ipynb #7857ee25
-import contextlib, inspect, os, re, sys, tempfile
+import contextlib, inspect, io, os, re, sys, tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from json import dumps, loads
@@ -75,7 +75,8 @@ class Command:
             del call.arguments['json']
         with contextlib.redirect_stdout(sys.stderr if machine else sys.stdout):  # libraries may print what they like
             done = self.function(*call.args, **call.kwargs)
-        print(dumps(done.facts, ensure_ascii=False) if machine else done.text, flush=True)
+        everything = 'utf' in (getattr(sys.stdout, 'encoding', None) or 'utf').lower()  # can it be shown?
+        print(dumps(done.facts, ensure_ascii=not everything) if machine else done.text, flush=True)
         return int(done.failed)
 
 
@@ -369,7 +370,7 @@ def _ask(state):
     while True:
         try:
             words = input('> ').strip()
-        except EOFError:
+        except (EOFError, RuntimeError, UnicodeDecodeError):  # nobody there, closed, no text
             raise AgentkitError('the input ended before the task did') from None
         if words == '?':
             print('\n'.join(f'{i:3} {line}' for i, line in enumerate(listed)))
@@ -757,6 +758,9 @@ def _app(argv) -> App:
 def main(argv: list[str] | None = None) -> int:
     "The `agentkit` command; returns the exit code."
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may not know all letters
+            stream.reconfigure(errors='replace')
     try:
         if any(re.fullmatch(r'(--[\w-]+=)?', a) for a in argv):
             raise AgentkitError('an argument is empty: is a variable of the shell not set?')

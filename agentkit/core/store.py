@@ -140,7 +140,7 @@ def _is_json(line):
 def _locked_open(path):
     "A file to append to, for one process at a time; one that an editor puts in its place meanwhile is opened instead."
     while True:
-        with open(path, 'a+b') as f:
+        with open(path, 'a+b', buffering=0) as f:
             fcntl.flock(f, fcntl.LOCK_EX)
             if path.exists() and os.path.samestat(os.fstat(f.fileno()), os.stat(path)):
                 yield f
@@ -162,9 +162,18 @@ class Journal:
             f.seek(0)
             _check_encoding(self.path, f.read(100))
             self._mend_end(f)
-            f.write(line)
-            f.flush()
+            self._write(f, line)
+
+    def _write(self, f, line):
+        "The line whole, or not at all: on a full disk the file stays as it was."
+        end = f.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[f.write(line) :]
             os.fsync(f.fileno())
+        except OSError as e:
+            f.truncate(end)
+            raise OSError(e.errno, e.strerror, str(self.path)) from e
 
     def _mend_end(self, f):
         "A last line without a newline gets one when it is whole; a torn one goes to a file of its own."
