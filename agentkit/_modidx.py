@@ -110,6 +110,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'agentkit.cli.Command.__call__': ('cli.html#command.__call__', 'agentkit/cli.py'),
                               'agentkit.cli.Command.__init__': ('cli.html#command.__init__', 'agentkit/cli.py'),
                               'agentkit.cli.Command.__signature__': ('cli.html#command.__signature__', 'agentkit/cli.py'),
+                              'agentkit.cli.Command.help': ('cli.html#command.help', 'agentkit/cli.py'),
                               'agentkit.cli.Done': ('cli.html#done', 'agentkit/cli.py'),
                               'agentkit.cli.Names': ('cli.html#names', 'agentkit/cli.py'),
                               'agentkit.cli.Setting': ('cli.html#setting', 'agentkit/cli.py'),

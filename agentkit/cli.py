@@ -9,7 +9,7 @@ __all__ = ['JSON', 'COMMANDS', 'Environment', 'Split', 'PLAYERS', 'Policy', 'PLA
            'sweep', 'report', 'mlflow', 'main']
 
 # %% ../notebooks/cli.ipynb #7857ee25
-import contextlib, inspect, io, os, re, sys, tempfile
+import contextlib, functools, inspect, io, os, re, sys, tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from json import dumps, loads
@@ -61,11 +61,15 @@ class Command:
         self.function, self.__name__, self.__doc__ = function, function.__name__, function.__doc__
         self.__annotations__ = {}  # in the signature
 
+    @functools.cached_property
+    def help(self) -> dict[str, str]:
+        "Parameter → what it is."
+        return dict(json='print one JSON object and nothing else', **comments(inspect.getsource(self.function)))
+
     @property
     def __signature__(self) -> inspect.Signature:
-        help = dict(json='print one JSON object and nothing else', **comments(inspect.getsource(self.function)))
         parameters = {**inspect.signature(self.function).parameters, 'json': JSON}
-        return inspect.Signature([_option(p, help.get(p.name, '')) for p in parameters.values()])
+        return inspect.Signature([_option(p, self.help.get(p.name, '')) for p in parameters.values()])
 
     def __call__(self, *args, **options) -> int:
         call = self.__signature__.bind(*args, **options)
@@ -404,7 +408,9 @@ def evaluate(
         player = run.policy(policy, seed=seed)
         listed = run.tasks(split or run.kind.splits[-1], tasks, seed)
         ids = [t.id for t in listed]
-        out = _folder(out, REPORTS, 'evaluate', run.id, listed[0].split, player.id, ids, repeats, samples, seed, max_steps)
+        out = _folder(
+            out, REPORTS, 'evaluate', run.id, listed[0].split, player.id, ids, repeats, samples, seed, max_steps
+        )
         report = evaluate(player, listed, run.replace(folder=out), repeats, samples, seed)
     report.save(out)
     return Done({**report.to_dict(), 'out': str(out)}, f'{_plain(report)}\n\n{out}', failed=not report.trusted)
@@ -731,7 +737,8 @@ def mlflow(
     copied = [to_mlflow(experiment)] if experiment else copy_all()
     text = '\n'.join(f'{c["experiment"]}: {c["runs"]} runs, {len(c["copied"])} copied' for c in copied)
     if not (copy_only or json):
-        print(text, flush=True)
+        if text:
+            print(text, flush=True)
         open_ui(port)
         text = ''
     return Done(dict(experiments=copied), text)

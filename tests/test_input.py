@@ -1,7 +1,7 @@
-"""Wrong input to the command line, walked through: each command, each option, each file it reads and each place it writes
-to. All of it costs one line and exit code 2 before anybody plays, and nothing of anybody is written over."""
+"""Wrong input, walked through: each command, each option, each file that is read and each place that is written to.
 
-import inspect
+All of it costs one line and exit code 2 before anybody plays, and nothing of anybody is written over."""
+
 import json
 import os
 import subprocess
@@ -12,7 +12,6 @@ from typing import get_args, get_origin
 import pytest
 
 from agentkit.cli import COMMANDS, main
-from agentkit.core.store import digest, read_json
 
 ROW = dict(messages=[dict(role='user', content='Go.'), dict(role='assistant', content='forward', loss=True)])
 RIGHT = {  # command → arguments with which it would begin
@@ -113,109 +112,192 @@ def test_each_command_knows_its_options(words, capsys, place):
 
 
 NO_NUMBER = ('-1', '7', 'nan', 'inf')
+
+
+def each(commands, endings):
+    "The first command with all that is wrong, the others with one of it."
+    first, *others = commands
+    return [(f'{first} {end}', message) for end, message in endings.items()] + [
+        (f'{command} {end}', message) for command in others for end, message in [next(iter(endings.items()))]
+    ]
+
+
+ENVIRONMENTS = {
+    '--env corridr': "did you mean 'corridor'?",
+    '--env nowhere:Env': 'nowhere:Env cannot be found',
+    '--env :': 'cannot be found',
+    '--env broken_module:Env': 'ZeroDivisionError: division by zero',
+    '--env os.path:join': 'is not an environment',
+    '--env taken:Env': "has an option called 'folder', which means something else",
+}
+OPTIONS = {
+    '--option start=x': "start is 'x'; it has to be a whole number",
+    '--option start': 'start: write name=value',
+    '--option start=[': 'start=[: write name=value',
+    '--option =3': '=3: write name=value',
+    '--option start=': 'start is None; it has to be a whole number',
+    '--option start=1.5': 'start is 1.5',
+    '--option start=yes': 'start is True',
+    '--option strt=1': "did you mean 'start'?",
+    '--option seed=1': "unexpected keyword argument 'seed'",
+    '--option workers=1': "unexpected keyword argument 'workers'",
+    '--option start=1 --option start=2': 'start is given twice: start=1 and start=2',
+}
+QUESTIONS = {
+    '--option data=3': 'data is 3; it has to be a text',
+    '--option data=[a]': 'it has to be a text',
+    '--option data=': 'has to be a text',
+    '--option data=nothing.jsonl': 'nothing.jsonl does not exist',
+    '--option data=file': 'file is neither .jsonl nor .csv',
+    '--option data=folder': 'cannot be read as a data set',
+    '--option data=rows.jsonl': 'rows.jsonl line 1: no question in',
+    '--option question=[a]': 'it has to be a text',
+    '--option share=x': 'share is',
+    '--option share=.nan': 'share is nan',
+    '--option share=1': 'share is 1',
+    '--option scoring=exat': 'unknown scoring',
+    '--option attempts=0': 'attempts is 0',
+    '--option attempts=x': 'attempts is',
+    '--option tolerance=x': 'tolerance is',
+    '--option split_seed=x': 'split_seed is',
+    '--tasks 99999999': 'there are 800',
+}
+POLICIES = {
+    'exprt': "did you mean 'expert'?",
+    'opnai/gpt-4o': "'opnai' is not a known provider",
+    'openai/': 'not a model name',
+    '/gpt': 'not a model name',
+    'local/': 'not a model name',
+    'local/nothing': "no model 'nothing'",
+    'openai/gpt-4o': 'OPENAI_API_KEY is not set',
+    'openai/x@http://': 'is not an address',
+    'openai/x@http://[': 'is not an address',
+    'openai/x@http://a:b': 'is not an address',
+    'nothing.json': 'nothing.json does not exist',
+    'list.json': 'is not an agent',
+    'damaged.json': 'damaged.json is damaged',
+    'bytes.json': 'bytes.json is not JSON',
+    'nothing.pkl': 'pickled',
+    'folder': 'is not a policy',
+    'judge': 'settings.ini names no judge',
+}
+STUDENTS = {
+    'nanno': "did you mean 'nano'?",
+    'folder': 'folder is no model of agentkit',
+    'expert': "no model 'expert'",
+    'openai/gpt-4o-mini-2024-07-18': 'OPENAI_API_KEY',
+    'list.json': 'is not an agent',
+    'bytes.json': 'bytes.json is not JSON',
+    'file': "'file' is not a policy",
+    'random.json': 'has no weights to train',
+}
+MODELS = {
+    'nothing': "no model 'nothing'",
+    'folder': 'folder is no model of agentkit',
+    'nano': 'a nano learns its vocabulary from your rows',
+    'card-list': 'not a model card',
+    'card-bytes': 'card.json is not JSON',
+    'card-empty': 'not a model card',
+}
+METHODS = {
+    'miprov2 --set auto=lite': "auto='lite'",
+    'miprov2 --set aut=light': "did you mean 'auto'?",
+    'miprov2 --set x': 'write name=value',
+    **{
+        f'miprov2 --set minibatch_size={value}': 'minibatch_size is' for value in ('x', '0', '-1', '1.5', 'yes', '.nan')
+    },
+    **{f'miprov2 --set threshold={value}': 'threshold is' for value in ('x', '7', '-1', '.nan', 'yes')},
+    'miprov2 --set num_candidates=0': 'num_candidates is 0',
+    'miprov2 --set num_trials=-3 --set num_candidates=3': 'num_trials is -3',
+    'miprov2 --set num_trials=3': 'num_trials needs num_candidates',
+    'miprov2 --set validation=0': 'validation is 0',
+    'miprov2 --set validation=1': 'validation is 1',
+    'miprov2 --set validation=x': "validation is 'x'",
+    'miprov2 --set max_bootstrapped_demos=-1': 'whole number from 0',
+    'gepa --set max_metric_calls=0': 'max_metric_calls is 0',
+    'gepa --set reflection_minibatch_size=0': 'reflection_minibatch_size is 0',
+    'simba --set bsize=0': 'bsize is 0',
+    'simba --set max_steps=-1': 'max_steps is -1',
+    'bootstrap --set max_rounds=0': 'max_rounds is 0',
+    'bootstrap_search --set num_candidate_programs=0': 'num_candidate_programs is 0',
+}
+ROWS = {
+    'nothing.jsonl': 'nothing.jsonl does not exist',
+    'folder': 'folder cannot be read: Is a directory',
+    'empty.jsonl': 'no rows',
+    'file': 'file line 1 is not JSON',
+    'broken': 'broken does not exist',
+    'bytes.json': 'UTF-8',
+    'utf16.jsonl': 'UTF-16',
+    'five.jsonl': 'five.jsonl line 1',
+    'torn.jsonl': 'torn.jsonl line 2 is not JSON',
+    'loss.jsonl': 'loss.jsonl line 1',
+}
+LOGS = {
+    'nothing': 'nothing does not exist',
+    'folder': 'folder cannot be read',
+    'empty.jsonl': 'empty.jsonl: no examples',
+    'file': 'file line 1',
+    'bytes.json': 'UTF-8',
+    'utf16.jsonl': 'UTF-16',
+    'five.jsonl': 'five.jsonl line 1',
+    'rows.jsonl --format csv': 'no examples',
+    'rows.jsonl --column input=x': '--column input=…: with --format csv',
+    'rows.jsonl --format csv --column inptu=x': '--column inptu=…',
+}
+RECORDS = {
+    'nothing.jsonl': 'nothing.jsonl does not exist',
+    'folder': 'folder is not a file',
+    'rows.jsonl': 'rows.jsonl line 1: not a record',
+    'empty.jsonl': '0 records to filter',
+    'utf16.jsonl': 'UTF-16',
+    **{f'records.jsonl --score {n}': 'write a number from 0 to 1' for n in NO_NUMBER},
+    **{f'records.jsonl --rating {n}': 'write a number from 1 to 5' for n in NO_NUMBER},
+    **{f'records.jsonl --near {n}': 'near is a similarity' for n in NO_NUMBER},
+    'records.jsonl --ended wno': 'nothing is left',
+}
+BESIDE = {
+    'nothing.jsonl': 'nothing.jsonl does not exist',
+    'folder': 'folder cannot be read',
+    'utf16.jsonl': 'UTF-16',
+    'file': 'file line 1',
+    'five.jsonl': 'five.jsonl line 1',
+    'bytes.json': 'UTF-8',
+}
+REPORTS = {
+    'nothing good --out c': 'nothing/report.json does not exist',
+    'file good --out c': 'file/report.json cannot be read',
+    'good listed --out c': 'not a report',
+    'good untabled --out c': 'is not a table of episodes',
+    'good good --out decided': 'not a decision',
+    **{f'good good --out c --margin {n}': 'margin is a loss of success' for n in NO_NUMBER},
+}
+PLANS = {name: name for name in ('nothing.yaml', 'folder', 'file', 'empty.jsonl', 'list.json')}
+PLAY, EVALUATE, DISTILL, OPTIMIZE = 'play --policy expert', 'evaluate --policy expert', 'distill', 'optimize'
+DRY = 'optimize --teacher openai/x --dry-run'
 WRONG = [
-    # --- environments and their options ---
-    *[(f'{words} --env {env}', message) for words in ('tasks', 'play --policy expert', 'evaluate --policy expert',
-        'distill', 'optimize') for env, message in {
-        'corridr': "did you mean 'corridor'?", 'nowhere:Env': 'nowhere:Env cannot be found', ':': 'cannot be found',
-        'broken_module:Env': 'ZeroDivisionError: division by zero', 'os.path:join': 'is not an environment',
-        'taken:Env': "has an option called 'folder', which means something else",
-    }.items()],
-    *[(f'{words} --option {option}', message) for words in ('env check corridor', 'tasks', 'play --policy expert',
-        'evaluate --policy expert', 'distill', 'optimize') for option, message in {
-        'start': 'start: write name=value', 'start=[': 'start=[: write name=value', '=3': '=3: write name=value',
-        'start=': 'start is None; it has to be a whole number', 'start=x': "start is 'x'; it has to be a whole number",
-        'start=1.5': 'start is 1.5', 'start=yes': 'start is True', 'strt=1': "did you mean 'start'?",
-        'seed=1': "unexpected keyword argument 'seed'", 'workers=1': "unexpected keyword argument 'workers'",
-        'start=1 --option start=2': 'start is given twice: start=1 and start=2',
-    }.items()],
-    *[(f'tasks --env questions --option {option}', message) for option, message in {
-        'data=3': 'data is 3; it has to be a text', 'data=[a]': "it has to be a text", 'data=': 'has to be a text',
-        'data=nothing.jsonl': 'nothing.jsonl does not exist', 'data=file': 'file is neither .jsonl nor .csv',
-        'data=folder': 'cannot be read as a data set', 'data=rows.jsonl': 'rows.jsonl line 1: no question in',
-        'question=[a]': 'it has to be a text', 'share=x': 'share is', 'share=.nan': 'share is nan', 'share=1': 'share is 1',
-        'scoring=exat': 'unknown scoring', 'attempts=0': 'attempts is 0', 'attempts=x': 'attempts is', 'tolerance=x': 'tolerance',
-        'split_seed=x': 'split_seed', 'split=nothing --option held_out=test': 'test',
-    }.items()],
-    ('tasks --env questions --tasks 99999999', 'there are 800'),
-    *[(f'{words} --split trian', "did you mean 'train'?") for words in ('tasks', 'play --policy expert',
-        'evaluate --policy expert', 'distill')],
-    # --- policies and models ---
-    *[(f'{words} {policy}', message) for words in ('play --policy', 'evaluate --policy', 'distill --teacher',
-        'optimize --teacher') for policy, message in {
-        'exprt': "did you mean 'expert'?", 'opnai/gpt-4o': "'opnai' is not a known provider", 'openai/': 'not a model name',
-        '/gpt': 'not a model name', 'local/': 'not a model name', 'local/nothing': "no model 'nothing'",
-        'openai/gpt-4o': 'OPENAI_API_KEY is not set', 'openai/x@http://': 'is not an address', 'openai/x@http://[': 'is not an address',
-        'openai/x@http://a:b': 'is not an address', 'nothing.json': 'nothing.json does not exist', 'list.json': 'is not an agent',
-        'damaged.json': 'damaged.json is damaged', 'bytes.json': 'bytes.json is not JSON', 'nothing.pkl': 'pickled', 'folder': 'is not a policy',
-        'judge': 'settings.ini names no judge',
-    }.items()],
-    ('optimize --teacher expert', 'expert is a program'),
-    ('optimize --teacher gpt-4o --dry-run', 'not a model name'),
-    ('optimize --teacher openai/x --prompt-model x --dry-run', 'not a model name'),
-    *[(f'distill --student {student}', message) for student, message in {
-        'nanno': "did you mean 'nano'?", 'folder': 'folder is no model of agentkit', 'expert': "no model 'expert'",
-        'openai/gpt-4o-mini-2024-07-18': 'OPENAI_API_KEY', 'list.json': 'is not an agent', 'bytes.json': 'bytes.json is not JSON',
-        'file': "'file' is not a policy", 'random.json': 'has no weights to train',
-    }.items()],
-    *[(f'quantize --model {model}', message) for model, message in {
-        'nothing': "no model 'nothing'", 'folder': 'folder is no model of agentkit', 'nano': 'a nano learns its vocabulary from your rows',
-        'card-list': 'not a model card', 'card-bytes': 'card.json is not JSON', 'card-empty': 'not a model card',
-    }.items()],
-    # --- numbers ---
-    ('play --policy expert --task 9999', 'there are tasks 0 to 4'),
-    ('play --policy expert --task -1', 'there are tasks 0 to 4'),
-    *[(f'distill --threshold {n}', 'write a number from 0 to 1') for n in NO_NUMBER],
-    *[(f'promote good good --out c --margin {n}', 'margin is a loss of success') for n in NO_NUMBER],
-    *[(f'filter records.jsonl --score {n}', 'write a number from 0 to 1') for n in NO_NUMBER],
-    *[(f'filter records.jsonl --rating {n}', 'write a number from 1 to 5') for n in NO_NUMBER],
-    *[(f'filter records.jsonl --near {n}', 'near is a similarity') for n in NO_NUMBER],
-    ('distill --rounds 3 --tasks 3', 'there must be more tasks than rounds'),
-    ('distill --max-dollars 3', 'unknown training settings: max_dollars'),
-    ('optimize --tasks 1 --teacher openai/x --dry-run', 'there must be at least 2'),
-    *[(f'optimize --teacher openai/x --dry-run --method {method} --set {setting}', message) for method, setting, message in [
-        ('miprov2', 'aut=light', "did you mean 'auto'?"), ('miprov2', 'auto=lite', "auto='lite'"), ('miprov2', 'x', 'write name=value'),
-        *[('miprov2', f'{name}={value}', f'{name} is') for name in ('minibatch_size', 'num_candidates', 'num_trials')
-          for value in ('x', '0', '-1', '1.5', 'yes', '.nan')],
-        *[('miprov2', f'{name}={value}', f'{name} is') for name in ('threshold', 'validation') for value in ('x', '7', '-1', '.nan', 'yes')],
-        ('miprov2', 'validation=0', 'validation is 0'), ('miprov2', 'max_bootstrapped_demos=-1', 'whole number from 0'),
-        ('miprov2', 'num_trials=3', 'num_trials needs num_candidates'), ('gepa', 'max_metric_calls=0', 'max_metric_calls is 0'),
-        ('gepa', 'reflection_minibatch_size=0', 'is 0'), ('simba', 'bsize=0', 'bsize is 0'), ('simba', 'max_steps=-1', 'max_steps is -1'),
-        ('bootstrap', 'max_rounds=0', 'max_rounds is 0'), ('bootstrap_search', 'num_candidate_programs=0', 'is 0'),
-    ]],
-    # --- files that are read ---
-    *[(f'export {name} --format openai', message) for name, message in {
-        'nothing.jsonl': 'nothing.jsonl does not exist', 'folder': 'folder cannot be read: Is a directory', 'empty.jsonl': 'no rows',
-        'file': 'file line 1 is not JSON', 'broken': 'broken does not exist', 'bytes.json': 'UTF-8', 'utf16.jsonl': 'UTF-16',
-        'five.jsonl': 'five.jsonl line 1', 'torn.jsonl': 'torn.jsonl line 2 is not JSON', 'loss.jsonl': 'loss.jsonl line 1',
-    }.items()],
-    *[(f'collect {name} --format openai --out new.jsonl', message) for name, message in {
-        'nothing': 'nothing does not exist', 'folder': 'folder cannot be read', 'empty.jsonl': 'empty.jsonl: no examples',
-        'file': 'file line 1', 'bytes.json': 'UTF-8', 'utf16.jsonl': 'UTF-16', 'five.jsonl': 'five.jsonl line 1',
-    }.items()],
-    ('collect rows.jsonl --format csv --out new.jsonl', 'no examples'),
-    ('collect rows.jsonl --format openai --column input=x --out new.jsonl', '--column input=…: with --format csv'),
-    ('collect rows.jsonl --format csv --column inptu=x --out new.jsonl', '--column inptu=…'),
-    *[(f'filter {name}', message) for name, message in {
-        'nothing.jsonl': 'nothing.jsonl does not exist', 'folder': 'folder is not a file', 'rows.jsonl': 'rows.jsonl line 1: not a record',
-        'empty.jsonl': '0 records to filter', 'utf16.jsonl': 'UTF-16',
-    }.items()],
-    *[(f'filter records.jsonl --{option} {name}', message) for option in ('ratings', 'against') for name, message in {
-        'nothing.jsonl': 'nothing.jsonl does not exist', 'folder': 'folder cannot be read', 'utf16.jsonl': 'UTF-16', 'file': 'file line 1',
-        'five.jsonl': 'five.jsonl line 1', 'bytes.json': 'UTF-8',
-    }.items()],
-    ('filter records.jsonl --ended wno', 'nothing is left'),
-    ('promote nothing good --out c', 'nothing/report.json does not exist'),
-    ('promote file good --out c', 'file/report.json cannot be read'),
-    ('promote good listed --out c', 'not a report'),
-    ('promote good untabled --out c', 'is not a table of episodes'),
-    ('promote good good --out decided', 'not a decision'),
-    *[(f'{command} {name}', message) for command in ('sweep', 'report') for name, message in {
-        'nothing.yaml': 'nothing.yaml does not exist', 'folder': 'folder', 'file': 'file', 'empty.jsonl': 'empty.jsonl', 'list.json': 'list.json',
-    }.items()],
-    ('mlflow --experiment nothing --copy-only', 'has no run that has ended'),
-    ('mlflow --port 99999', '--port'),
-]  # fmt: skip
+    *each(['tasks', PLAY, EVALUATE, DISTILL, OPTIMIZE], ENVIRONMENTS),
+    *each(['tasks', 'env check corridor', PLAY, EVALUATE, DISTILL, OPTIMIZE], OPTIONS),
+    *each(['tasks --env questions'], QUESTIONS),
+    *each(['tasks', PLAY, EVALUATE, DISTILL], {'--split trian': "did you mean 'train'?"}),
+    *each(['evaluate --policy', 'play --policy', 'distill --teacher', 'optimize --teacher'], POLICIES),
+    *each(['distill --student'], STUDENTS),
+    *each(['quantize --model'], MODELS),
+    *each([PLAY], {'--task 9999': 'there are tasks 0 to 4', '--task -1': 'there are tasks 0 to 4'}),
+    *each([DISTILL], {f'--threshold {n}': 'write a number from 0 to 1' for n in NO_NUMBER}),
+    *each([DISTILL], {'--rounds 3 --tasks 3': 'more tasks than rounds', '--max-dollars 3': 'max_dollars'}),
+    *each([f'{DRY} --method'], METHODS),
+    *each([DRY], {'--tasks 1': 'there must be at least 2', '--prompt-model x': 'not a model name'}),
+    *each(['optimize --teacher'], {'expert': 'expert is a program', 'gpt-4o --dry-run': 'not a model name'}),
+    *each(['export --format openai'], ROWS),
+    *each(['collect --out new.jsonl --format openai'], {k: v for k, v in LOGS.items() if '--format' not in k}),
+    *each(['collect --out new.jsonl'], {k: v for k, v in LOGS.items() if '--format' in k}),
+    *each(['filter'], RECORDS),
+    *each(['filter records.jsonl --ratings', 'filter records.jsonl --against'], BESIDE),
+    *each(['promote'], REPORTS),
+    *each(['sweep', 'report'], PLANS),
+    *each(['mlflow'], {'--experiment nothing --copy-only': 'has no run that has ended', '--port 99999': '--port'}),
+]
 
 
 @pytest.fixture
@@ -340,7 +422,7 @@ def test_a_folder_with_other_things_is_fine(capsys, place, monkeypatch):
         ('optimize --teacher openai/x@http://127.0.0.1:9', 'optuna', 'optimize'),
         ('optimize --teacher openai/x --dry-run', 'optuna', 'optimize'),
         ('tasks --env questions --option data=folder', 'datasets', 'hub'),
-        ('mlflow --copy-only', 'mlflow', 'lab'),
+        ('mlflow', 'mlflow', 'lab'),
     ],
 )
 def test_a_missing_extra_is_named_first(command, module, extra, capsys, place, monkeypatch):

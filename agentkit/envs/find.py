@@ -62,7 +62,9 @@ def find_env(
         raise AgentkitError(f'{name} is not an environment: it must be a subclass of agentkit.envs.base.Environment')
     taken = TAKEN & env_options(kind).keys()
     if taken:
-        raise AgentkitError(f'{name} has an option called {min(taken)!r}, which means something else to those who play it')
+        raise AgentkitError(
+            f'{name} has an option called {min(taken)!r}, which means something else to those who play it'
+        )
     return kind
 
 
@@ -109,7 +111,9 @@ def _fits(value, wanted):
     "Is this a value of the wanted kind? Kinds that are more than a text, a number or true or false are not looked at."
     if wanted not in WORDS:
         return True
-    return isinstance(value, (int, float) if wanted is float else wanted) and (wanted is bool) == isinstance(value, bool)
+    return isinstance(value, (int, float) if wanted is float else wanted) and (wanted is bool) == isinstance(
+        value, bool
+    )
 
 
 def list_tasks(

@@ -24,7 +24,7 @@ from .encoding import Encoded, check_row, encode, learned
 # %% ../../notebooks/training/03_trainer.ipynb #f1d62b07
 BOUNDS = {  # of the numbers in a recipe: kind, least, most
     **dict.fromkeys(('epochs', 'batch_tokens', 'max_length'), (int, 1, math.inf)),
-    **dict(lr=((int, float), 0, 1), warmup=((int, float), 0, 1), weight_decay=((int, float), 0, 1)),
+    **dict(lr=((int, float), 0, math.inf), warmup=((int, float), 0, 1), weight_decay=((int, float), 0, 1)),
     **dict(clip=((int, float), 0, math.inf), lora_rank=(int, 0, 1024), seed=(int, -math.inf, math.inf)),
 }
 
@@ -52,8 +52,6 @@ class TrainConfig:
             if not (number and least <= value <= most):
                 bounds = f'at least {least:g}' if most == math.inf else f'from {least:g} to {most:g}'
                 raise AgentkitError(f'{name} is {value!r}: write a {"whole " * (kind is int)}number, {bounds}')
-        if not self.lr > 0:
-            raise AgentkitError(f'lr is {self.lr}: nothing would be learned')
         if self.dtype not in ('auto', 'float32', 'bfloat16'):
             raise AgentkitError(f'unknown dtype {self.dtype!r}; known: auto, float32, bfloat16')
         if self.vary:
@@ -68,7 +66,10 @@ class TrainConfig:
             names, hint = ', '.join(sorted(unknown)), meant(min(unknown), known)
             raise AgentkitError(f'unknown training settings: {names}; known: {", ".join(known)}{hint}')
         works = dict(dtype='float32') if family == 'nano' else dict(epochs=3, lr=5e-4, batch_tokens=4096, lora_rank=16)
-        return cls(**{**works, **changes})
+        config = cls(**{**works, **changes})
+        if not config.lr:
+            raise AgentkitError('lr is 0: nothing would be learned')
+        return config
 
     @property
     def recipe(self) -> dict:

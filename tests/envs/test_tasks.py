@@ -1,5 +1,6 @@
 "Tasks from files: what is malformed is named with its place, and a row cannot choose which code runs."
 
+import inspect
 import json
 import sys
 from collections import Counter
@@ -8,8 +9,11 @@ import pytest
 
 from agentkit.core.errors import AgentkitError
 from agentkit.core.types import Task
-from agentkit.envs.find import environments, list_tasks, make_env
+from agentkit.envs.find import TAKEN, check_options, environments, find_env, list_tasks, make_env, tasks_of
+from agentkit.envs.pool import EnvPool
 from agentkit.envs.tasks import check_disjoint, preview, read_tasks, sample, task_from_dict
+from agentkit.rollouts import Runner
+from agentkit.testing.corridor import Corridor
 
 
 def file(tmp_path, content):
@@ -101,3 +105,64 @@ def test_options_are_checked_before_anything_is_made():
 class Broken(type(make_env('corridor'))):
     def reset(self, task, seed=0):
         raise TypeError('at least one door')
+
+
+# --- options that are called like something else ---
+
+
+class Parts(Corridor):
+    "Its options are a column called split, and one that its tasks depend on."
+
+    def __init__(self, split: str = 'all', doors: int = 5):
+        super().__init__()
+        self.split, self.doors = split, doors
+
+    @classmethod
+    def tasks(cls, split, /, n=None, seed=0, **options):
+        return super().tasks(split, options.get('doors', n), seed) if options.get('split') != 'none' else []
+
+
+class Fixed(Parts):
+    "Its own option called split is not the one that its tasks are asked for."
+
+    @classmethod
+    def tasks(cls, split, n=None, seed=0):
+        return Corridor.tasks(split, n, seed)
+
+
+def test_an_option_may_be_called_split():
+    for env, expected in (('Parts', 2), ('Fixed', 3)):
+        with Runner(f'{__name__}:{env}', split='some', doors=2, workers=1, progress=False) as run:
+            assert [t.split for t in run.tasks('train', 3)] == ['train'] * expected
+    assert tasks_of(f'{__name__}:Parts', 'train', 3, 0, dict(split='none')) == []
+
+
+@pytest.mark.parametrize('name', sorted(TAKEN))
+def test_a_name_that_a_runner_takes_is_no_option(name):
+    "It would never reach the environment."
+    exec(f'class Env(Corridor):\n    def __init__(self, {name}=1):\n        pass', globals())
+    for find in (find_env, make_env, Runner, list_tasks):
+        with pytest.raises(AgentkitError, match=f'has an option called {name!r}, which means something else'):
+            find(f'{__name__}:Env')
+
+
+def test_all_that_a_runner_takes_is_known():
+    named = [inspect.signature(f).parameters.values() for f in (Runner, EnvPool)]
+    assert {p.name for ps in named for p in ps if p.kind is not p.VAR_KEYWORD} - {'self'} <= TAKEN
+
+
+class Typed(Corridor):
+    def __init__(self, a: str = '', b: int = 0, c: float = 0.0, d: bool = False, e: list = (), f=None):
+        super().__init__()
+
+
+@pytest.mark.parametrize('option, right, wrong', [
+    ('a', ['', 'x'], [1, None, [], True]), ('b', [0, -3], ['1', 1.5, None, True]), ('c', [1, 1.5], ['1', None, True]),
+    ('d', [True], [1, 'yes', None]), ('e', [[], 'anything'], []), ('f', [None, 1, 'x'], []),
+])  # fmt: skip
+def test_options_have_the_kind_that_their_class_says(option, right, wrong):
+    for value in right:
+        check_options(Typed, {option: value})
+    for value in wrong:
+        with pytest.raises(AgentkitError, match=f'Typed: {option} is .*; it has to be|corridor: {option} is'):
+            check_options(Typed, {option: value})
