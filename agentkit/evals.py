@@ -289,6 +289,7 @@ def evaluate(
             return evaluate(policy, tasks, own, repeats, samples, seed, journal, max_unmeasured)
     episodes = {t.key: t for t in run(policy, tasks, repeats, samples, seed, journal=journal)}  # a task twice is one
     info = dict(env=run.id, split=tasks[0].split, repeats=repeats, seed=seed, max_steps=run.limits.max_steps)
+    info['policy_id'] = policy.id
     if served := getattr(getattr(policy, 'lm', None), 'fingerprint', None):
         info['model'] = served  # of several with this name
     return Report(policy.name, episode_table(episodes.values()), info, max_unmeasured, labels=run.kind.labels)

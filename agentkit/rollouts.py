@@ -17,7 +17,7 @@ from .core.secrets import error_line, redact
 from .core.store import Journal, digest, journalled, pause
 from .core.types import Decision, Observation, State, Step, Task, Trajectory, episode_key, said, trajectory
 from .envs.base import views_of
-from .envs.find import find_env, identity, list_tasks
+from .envs.find import find_env, identity, tasks_of
 from .envs.pool import EnvPool, WorkerError
 from .models.names import count_calls, usage
 
@@ -165,7 +165,7 @@ class Runner:
 
     def tasks(self, split: str = '', n: int | None = None, seed: int = 0) -> list[Task]:
         "The tasks of the environment with these options, as by `list_tasks`."
-        return list_tasks(self.env, split, n, seed, **self.options)
+        return tasks_of(self.env, split, n, seed, self.options)
 
     def policy(self, spec: str, **options) -> Policy:
         "The policy with this name, told the environment's instructions where it is a language model."

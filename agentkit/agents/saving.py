@@ -13,7 +13,7 @@ from .policy import ADAPTERS, SETTINGS, Agent, ConversationAdapter, adapter_stat
 from .programs import Chance, Expert, Program
 from ..core.errors import AgentkitError, meant
 from ..core.secrets import redact
-from ..core.store import read_json, write_json
+from ..core.store import read_json, utf8, write_json
 from ..models.find import make_lm
 from ..models.names import named
 
@@ -63,19 +63,28 @@ FORMAT, VERSION = 'agentkit-agent', 2
 def save_agent(
     agent: Agent | Program,
     path,  # a .json file
+    replace: bool = False,  # another agent that is there
 ) -> Path:
     "Write an agent as JSON, without address and key of its model."
+    state = _state(agent, path)
+    if not replace and Path(path).exists() and read_json(path) != state:
+        raise AgentkitError(f'{path} exists, and is not this agent: name another file, or save_agent(…, replace=True)')
+    return write_json(path, state)
+
+
+def _state(agent, path):
+    "An agent as JSON."
     if Path(path).suffix != '.json':
         raise AgentkitError(f'{path}: an agent is saved as JSON; write {Path(path).with_suffix(".json")}')
     head = dict(format=FORMAT, version=VERSION)
     if isinstance(agent, Program):
-        return write_json(path, {**head, 'program': _program_state(agent)})
+        return {**head, 'program': _program_state(agent)}
     bare = copy.copy(agent.react)
     bare.lm = None  # DSPy would write its address
     state = bare.dump_state()
     prompt = dict(signature=state['signature'], demos=state['demos'])
     adapter, lm = adapter_state(agent.adapter), lm_state(agent.react.lm)
-    return write_json(path, dict(**head, think=agent.think, adapter=adapter, **prompt, lm=lm))
+    return utf8(dict(**head, think=agent.think, adapter=adapter, **prompt, lm=lm))
 
 
 def _program_state(program):

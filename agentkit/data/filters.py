@@ -15,7 +15,7 @@ from ..core.errors import AgentkitError
 from ..core.store import digest
 from ..core.types import Task
 from .records import Record
-from ..judges.base import passes
+from ..judges.base import check_threshold, passes
 
 # %% ../../notebooks/data/07_filters.ipynb #02325865
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ def each(name: str, why: Callable[[Record], str]) -> Filter:
 
 
 def _at_least(name, least):
+    check_threshold(least, *((1, 5) if name.endswith('rating') else (0, 1)))
+
     def why(r):
         value = getattr(r, name) if name in ('score', 'rating') else r.provenance.get(name)
         if value is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..agents.policy import Agent
 from ..core.errors import AgentkitError
 from ..core.secrets import Redactor
-from ..core.store import Journal, digest, fields_of, rng
+from ..core.store import Journal, digest, fields_of, read_text, rng
 from ..core.types import Trajectory, said
 from .rows import call_rows, rows
 from ..judges.base import Verdict
@@ -226,7 +226,7 @@ def record(
 
 def read_records(path) -> list[Record]:
     "The records in a journal, each once."
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise AgentkitError(f'{path} does not exist; `collect` writes it')
     records = {}
     for i, d in enumerate(Journal(path).rows(), 1):
@@ -272,20 +272,18 @@ def entries(
     format: str = '',  # csv; else JSON lines, or one JSON array or object
 ) -> list[tuple[str, str | dict]]:
     "Where, and what: a line that is still to be read, a row of a table, or an object."
-    try:
-        text = Path(path).read_text(encoding='utf-8-sig')
-    except FileNotFoundError as e:
-        raise AgentkitError(f'{path} does not exist') from e
-    except UnicodeDecodeError as e:
-        raise AgentkitError(f'{path} is not UTF-8 text: {e}') from e
+    text = read_text(path)
     if format == 'csv':
         table = csv.DictReader(io.StringIO(text))
-        return [(f'line {table.line_num}', row) for row in table]
+        try:
+            return [(f'line {table.line_num}', row) for row in table]
+        except csv.Error as e:
+            raise AgentkitError(f'{path} line {table.line_num} is not CSV: {e}') from e
     if text.lstrip()[:1] != '[' and Path(path).suffix != '.json':
         return [(f'line {i}', line) for i, line in enumerate(text.split('\n'), 1) if line.strip()]
     try:
         whole = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise AgentkitError(f'{path} is not JSON: {e}') from e
     return [(f'entry {i}', d) for i, d in enumerate(whole if isinstance(whole, list) else [whole], 1)]
 
@@ -320,7 +318,7 @@ def read_ratings(path) -> list[dict]:
     for where, d in entries(path, Path(path).suffix[1:]):
         try:
             ratings.append(_rating(json.loads(d) if isinstance(d, str) else d))
-        except (AgentkitError, ValueError, AttributeError) as e:
+        except (AgentkitError, ValueError, RecursionError, AttributeError) as e:
             raise AgentkitError(f'{path} {where}: {e}') from e
     return ratings
 

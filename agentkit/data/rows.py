@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from ..agents.policy import Agent, ConversationAdapter, Policy
 from ..core.errors import AgentkitError
-from ..core.store import Journal, digest, write_text
+from ..core.store import digest, read_lines, write_text
 from ..core.types import Trajectory, said
 from ..core.views import promises_growth
 from ..envs.base import views_of
@@ -274,12 +274,12 @@ def write_rows(path, rows: list[dict]) -> Path:
 
 def read_rows(path) -> list[dict]:
     "The rows in a file; what is not a row is named with its line."
-    rows = Journal(path).rows()
+    rows = read_lines(path)
     if not rows:
-        raise AgentkitError(f'{path}: no rows (missing or empty file)')
-    for i, row in enumerate(rows, 1):
-        check_row(row, f'{path} line {i}')
-    return rows
+        raise AgentkitError(f'{path}: no rows, the file is empty')
+    for where, row in rows:
+        check_row(row, where)
+    return [row for _, row in rows]
 
 # %% ../../notebooks/data/01_rows.ipynb #4c42e3d4
 def describe(rows: list[dict]):

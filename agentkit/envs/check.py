@@ -16,7 +16,7 @@ from ..core.store import rng
 from ..core.types import Decision, Hint, Observation, State, Step, Task
 from ..core.views import promises_growth
 from .base import Environment, views_of
-from .find import env_options, env_settings, find_env, list_tasks, make_env
+from .find import env_options, env_settings, find_env, make_env, tasks_of
 from .pool import EnvPool
 
 # %% ../../notebooks/envs/05_check.ipynb #754a7374
@@ -80,7 +80,7 @@ class _Trial:
 
     def listed(self, split, other=0):
         "The tasks of a split; `other`: for another seed."
-        return list_tasks(self.name, split, self.n, self.seed + other, **self.options)
+        return tasks_of(self.name, split, self.n, self.seed + other, self.options)
 
     @property
     def tasks(self):

@@ -11,7 +11,7 @@ from ..core.errors import AgentkitError
 from ..core.settings import without_keys
 from ..core.types import Hint, Observation, Task, observation
 from .base import views_of
-from .find import check_options, find_env, identity, list_tasks, make_env
+from .find import check_options, find_env, identity, make_env, tasks_of
 
 # %% ../../notebooks/envs/03_pool.ipynb #c9368a05
 class WorkerError(AgentkitError):
@@ -197,7 +197,7 @@ class Served:
     "An environment behind JSON, made inside the worker."
 
     def __init__(self, env, options):
-        self.env, self._list = make_env(env, **options), functools.partial(list_tasks, env, **options)
+        self.env, self._list = make_env(env, **options), functools.partial(tasks_of, env, options=options)
 
     def tasks(self, split, n, seed):
         return [dataclasses.asdict(t) for t in self._list(split, n, seed)]

@@ -7,11 +7,9 @@ balanced."""
 __all__ = ['task_from_dict', 'read_tasks', 'check_tasks', 'hub_tasks', 'preview', 'sample', 'check_disjoint']
 
 # %% ../../notebooks/envs/04_tasks.ipynb #4d90bb82
-import json
 from collections import Counter, defaultdict
-from pathlib import Path
 from ..core.errors import AgentkitError, need
-from ..core.store import rng
+from ..core.store import read_lines, rng
 from ..core.types import Task
 from .find import environments
 
@@ -42,22 +40,7 @@ def read_tasks(
     split: str = '',  # used where a row names none
 ) -> list[Task]:
     "The tasks in a JSONL file; a malformed line, a repeated id and an empty file are errors that name the place."
-    path = Path(path)
-    if not path.is_file():
-        raise AgentkitError(f'{path} does not exist; expected a JSONL file, one task a line')
-    tasks = []
-    for i, line in enumerate(path.read_bytes().split(b'\n'), 1):
-        if line.strip():
-            tasks.append(_read_row(line, env, split, f'{path} line {i}'))
-    return check_tasks(tasks, str(path))
-
-
-def _read_row(line, env, split, where):
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as e:
-        raise AgentkitError(f'{where} is not JSON: {e}') from e
-    return _named(row, env, split, where)
+    return check_tasks([_named(row, env, split, where) for where, row in read_lines(path)], str(path))
 
 
 def _named(row, env, split, where):

@@ -6,8 +6,8 @@ only what the environment admits."""
 # %% auto #0
 __all__ = ['START_SECONDS', 'REPLY_SECONDS', 'ALIVE_SECONDS', 'DYING_SECONDS', 'ATTEMPTS', 'SMALL_BYTES', 'LOG_BYTES',
            'OF_ONE_EPISODE', 'VLLM_START_SECONDS', 'BACKENDS', 'CALL_TOKENS', 'ServerGone', 'Server', 'VllmServer',
-           'serve', 'reload_servers', 'stop_servers', 'server_speed', 'choice_grammar', 'choice', 'LocalEngine',
-           'LocalLM', 'local_lm']
+           'check_backend', 'serve', 'reload_servers', 'stop_servers', 'server_speed', 'choice_grammar', 'choice',
+           'LocalEngine', 'LocalLM', 'local_lm']
 
 # %% ../../notebooks/models/06_serving.ipynb #c6fc483d
 import os
@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import dspy, httpx
 from ..core.actions import Actions, Choice, ToolCall
-from ..core.errors import AgentkitError, EpisodeError, need
+from ..core.errors import AgentkitError, EpisodeError, meant, need
 from ..core.settings import settings, without_keys
 from ..core.store import check_name, read_json
 from .hold import answer_format, distinct
@@ -278,14 +278,22 @@ class VllmServer(Server):
 BACKENDS = {'llama.cpp': ('xllamacpp', 'serve', Server), 'vllm': ('vllm', 'vllm', VllmServer)}
 
 
-def _backend(name, path):
-    "The class of a backend that can serve this file."
+def check_backend(
+    name: str | None = None,  # llama.cpp or vllm; None: as in settings.ini
+):
+    "The class of a backend; one that is unknown, or not installed, is an error before a training, not after it."
     name = name or settings()['models']['backend']
     if name not in BACKENDS:
-        raise AgentkitError(f'unknown backend {name!r}; known: {", ".join(BACKENDS)}')
+        raise AgentkitError(f'unknown backend {name!r}; known: {", ".join(BACKENDS)}{meant(name, BACKENDS)}')
     package, extra, kind = BACKENDS[name]
     if sys.modules.get(package) is None and (package in sys.modules or importlib.util.find_spec(package) is None):
         need(package, extra)
+    return kind
+
+
+def _backend(name, path):
+    "The class of a backend that can serve this file."
+    kind = check_backend(name)
     if kind is VllmServer and not (path.parent / 'model.safetensors').is_file():
         raise AgentkitError(f'{path} holds weights for llama.cpp only: vLLM serves the model it was made from')
     return kind

@@ -9,7 +9,7 @@ __all__ = ['CARD', 'CARD_VERSION', 'FILES', 'READ', 'file_sha256', 'check_card',
 # %% ../../notebooks/models/04_store.ipynb #f1367f44
 import functools, hashlib, math, re
 from pathlib import Path
-from ..core.errors import AgentkitError
+from ..core.errors import AgentkitError, meant
 from ..core.settings import path_of
 from ..core.store import digest, read_json, write_json
 from ..core.types import check_format
@@ -39,8 +39,8 @@ def check_card(
     card: dict,  # what is, or will be, in card.json
 ) -> dict:
     "The card, if what it claims can be true."
-    name = card.get('id')
     check_format(card, 'a model card', CARD, CARD_VERSION)
+    name = card.get('id')
     missing = {'trained', 'steps', *(() if 'adapter_sha256' in card else ('gguf_sha256', 'weights_sha256'))} - set(card)
     if missing:
         raise AgentkitError(f'model {name}: its card has no {", ".join(sorted(missing))}')
@@ -154,7 +154,10 @@ def model_dir(
         raise AgentkitError(
             f'{name} has not been fetched yet: `ensure_model({name!r})` of agentkit.training.bases does it, once'
         )
-    raise AgentkitError(f'no model {name!r}; there are: {", ".join(models()) or "none"}')
+    if Path(name).expanduser().exists():
+        raise AgentkitError(f'{name} is no model of agentkit: a folder with a card.json, which a training writes')
+    hint = meant(name, [*models(), 'nano', 'smollm2-135m'])
+    raise AgentkitError(f'no model {name!r}; there are: {", ".join(models()) or "none"}{hint}')
 
 # %% ../../notebooks/models/04_store.ipynb #54cb4c89
 def gguf_of(

@@ -42,9 +42,13 @@ class RemoteConfig:
                 f'unknown settings of a training at a provider: {", ".join(sorted(unknown))}; known: '
                 f'{", ".join(f.name for f in dataclasses.fields(cls))}'
             )
-        if changes.get('epochs', 1) < 1:
-            raise AgentkitError(f'epochs is {changes["epochs"]}: it must be at least 1')
-        return cls(**changes)
+        config = cls(**changes)
+        for name, least in dict(epochs=1, batch_size=1, lr_multiplier=0, seed=0, max_dollars=0, poll=0).items():
+            value, kind = getattr(config, name), int if name in ('epochs', 'batch_size', 'seed') else (int, float)
+            unset = value is None and getattr(cls, name) is None
+            if not unset and (not isinstance(value, kind) or isinstance(value, bool) or not value >= least):
+                raise AgentkitError(f'{name} is {value!r}: write a {"whole " * (kind is int)}number, at least {least}')
+        return config
 
     @property
     def recipe(self) -> dict:

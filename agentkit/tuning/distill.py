@@ -14,7 +14,7 @@ from dspy.utils.exceptions import AdapterParseError
 from ..agents.policy import Agent, Policy, adapter_state
 from ..agents.programs import Expert, Explorer, Guided
 from ..agents.saving import make_policy, save_agent
-from ..core.errors import AgentkitError, EpisodeError
+from ..core.errors import AgentkitError, EpisodeError, meant
 from ..core.settings import path_of
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory
@@ -22,7 +22,8 @@ from ..data.rows import distinct_rows, keep, rows, write_rows
 from ..envs.base import views_of
 from ..envs.find import find_known_env
 from ..evals import Report, trusted
-from ..judges.base import passes
+from ..judges.base import check_threshold, passes
+from ..models.serving import check_backend
 from ..models.store import model_dir, read_card
 from ..rollouts import Runner
 from ..training.providers import provider_of
@@ -84,6 +85,7 @@ def distill_from(
     train: dict = {},  # fields of `TrainConfig` or, at a provider, of `RemoteConfig`: epochs, lr, max_dollars, …
 ) -> Distilled:
     "The student learns from recorded episodes; nobody plays."
+    check_threshold(threshold)
     if demos not in ('keep', 'reset'):
         raise AgentkitError(f'demos={demos!r}: write "keep" or "reset"')
     good = _good(demonstrations, threshold)
@@ -168,7 +170,7 @@ def distill(
 ) -> Distilled:
     "The student learns from what the teacher plays well, and from what goes wrong in further rounds."
     if method not in METHODS:
-        raise AgentkitError(f'unknown method {method!r}; known: {", ".join(METHODS)}')
+        raise AgentkitError(f'unknown method {method!r}; known: {", ".join(METHODS)}{meant(method, METHODS)}')
     if not tasks:
         raise AgentkitError('no tasks to learn from')
     tasks = list({t.id: t for t in tasks}.values())  # a task twice is one
@@ -179,11 +181,14 @@ def distill(
         )
     folder = Path(folder or run.folder or path_of('results', 'distill', secrets.token_hex(5)))
     run = run if run.folder else run.replace(folder=folder)
+    check_threshold(threshold)
     agent = _student(student, tasks[0].env, train)
+    if agent.name.startswith('local/'):
+        check_backend()  # in further rounds it plays, and afterwards
     recipe = dict(threshold=threshold, demos=demos, train=train)
     course = _Course(teacher, tasks, run, folder, method, seed, recipe)
     distilled = course.explore(agent, rounds) if method == 'explore' else course.iterate(agent, rounds)
-    save_agent(distilled.agent, folder / 'agent.json')
+    save_agent(distilled.agent, folder / 'agent.json', replace=True)
     base = _named(distilled.agent, course.costs[0]['base'])
     played, broken = (sum(c[k] for c in course.costs) for k in ('episodes', 'broken'))
     return dataclasses.replace(

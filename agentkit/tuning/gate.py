@@ -32,11 +32,17 @@ class Promotion:
     superior: bool  # had it to be better?
     bound: float  # the lower end of the difference that was compared with the margin
     numbers: dict  # both rates, their difference with its interval, tasks gained and lost, p
+    student_id: str = ''  # a digest of all that decides what it does: several may have one name; empty: not known
+    reference_id: str = ''
 
     @property
     def in_use(self) -> str:
         "Who is the reference from now on."
         return self.student if self.promoted else self.reference
+
+    @property
+    def in_use_id(self) -> str:
+        return self.student_id if self.promoted else self.reference_id
 
     def to_dict(self) -> dict:
         return dict(format=FORMAT, version=VERSION, in_use=self.in_use, **dataclasses.asdict(self))
@@ -78,9 +84,21 @@ def promote(
     numbers = compare(reference, student)
     bound = _lower_end(numbers)
     promoted, reason = _decide(numbers['tasks'], bound, margin, superior, least)
-    decision = Promotion(student.policy, reference.policy, promoted, reason, margin, superior, round(bound, 4), numbers)
+    decision = Promotion(
+        *(student.policy, reference.policy, promoted, reason, margin, superior, round(bound, 4), numbers),
+        *(_id(student), _id(reference)),
+    )
     write_json(Path(folder) / 'decision.json', decision.to_dict())
     return decision
+
+
+def _id(report):
+    return report.info.get('policy_id', '')
+
+
+def _is(report, name, id):
+    "Was this one measured? One name may stand for several agents: what an agent's digest is, is recorded since 0.2."
+    return report.policy == name and (_id(report) == id or not (_id(report) and id))
 
 
 def _lower_end(numbers):
@@ -135,8 +153,7 @@ def _check_in_use(student, reference, folder):
     if not (folder / 'decision.json').exists():
         return
     last = read_promotion(folder)
-    again = (last.student, last.reference) == (student.policy, reference.policy)
-    if not again and last.in_use != reference.policy:
-        raise AgentkitError(
-            f'the reference in use is {last.in_use}, not {reference.policy}: measure the student against it'
-        )
+    again = _is(student, last.student, last.student_id) and _is(reference, last.reference, last.reference_id)
+    if not again and not _is(reference, last.in_use, last.in_use_id):
+        other = reference.policy if reference.policy != last.in_use else 'another one with this name'
+        raise AgentkitError(f'the reference in use is {last.in_use}, not {other}: measure the student against it')

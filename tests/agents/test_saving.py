@@ -154,7 +154,7 @@ def test_address_and_key_are_never_written(tmp_path, endpoint, monkeypatch):
         make_lm('openai/tiny', api_base=endpoint.url, api_key=KEY),
         dspy.LM('openai/tiny', api_base=endpoint.url, api_key=KEY, extra_headers={'X-Token': KEY}),
     ):
-        text = save_agent(Agent(lm), tmp_path / 'agent.json').read_text()
+        text = save_agent(Agent(lm), tmp_path / 'agent.json', replace=True).read_text()
         assert KEY not in text and '127.0.0.1' not in text and str(endpoint.server_port) not in text
         with pytest.raises(AgentkitError, match='openai/tiny was served at an address of its own'):
             load_agent(tmp_path / 'agent.json')
@@ -416,3 +416,30 @@ def test_an_agent_of_format_1_reads_as_it_did(tmp_path):
     }
     again = load_agent(write_json(tmp_path / 'old.json', old), lm=agent.lm)
     assert again.id == agent.id and again.adapter.view == 'brief'
+
+
+def test_an_agent_is_not_written_over_another(tmp_path):
+    path = tmp_path / 'agent.json'
+    before = save_agent(Agent(), path).read_bytes()
+    assert save_agent(Agent(), path).read_bytes() == before, 'the same one again is harmless'
+    for other in (Expert(), Agent(think=False), with_demo(Agent())):
+        with pytest.raises(AgentkitError, match='agent.json exists, and is not this agent'):
+            save_agent(other, path)
+    assert path.read_bytes() == before
+    save_agent(Expert(), path, replace=True)
+    assert load_agent(path).name == 'expert'
+    path.write_text('notes of somebody')
+    with pytest.raises(AgentkitError, match='agent.json is not JSON'):
+        save_agent(Agent(), path)
+    assert path.read_text() == 'notes of somebody'
+
+
+def with_demo(agent):
+    agent.react.demos = [dspy.Example(task='t', trajectory='', possible_actions=['a'], action='a')]
+    return agent
+
+
+def test_half_a_surrogate_pair_makes_no_other_agent(tmp_path):
+    agent = Agent()
+    agent.react.demos = [dspy.Example(task='\ud800', trajectory='', possible_actions=['a'], action='a')]
+    assert save_agent(agent, tmp_path / 'a.json') == save_agent(agent, tmp_path / 'a.json')

@@ -377,3 +377,51 @@ def test_what_is_a_name_is_one_file(name):
     except AgentkitError:
         return
     assert Path(name).name == name and not {*name} & {*'/\\:\0\n'} and len(f'{name}.json'.encode()) < 255
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        ('[sweeps]\njobs = many\n', r'\[sweeps\] jobs = many: write a number from 1'),
+        ('[sweeps]\njobs = 0\n', 'write a number from 1'),
+        ('[tracking]\nmlflow = maybe\n', 'write on or off'),
+        ('[paths]\nresults = a\n[paths]\n', 'cannot be read: .*already exists'),
+        ('[paths]\nresults = a\nresults = b\n', 'cannot be read: .*already exists'),
+        ('results = a\n', 'cannot be read: .*no section headers'),
+        ('[paths]\nresluts = a\n', "did you mean 'results'"),
+        ('[pahts]\n', r'unknown section \[pahts\]'),
+        ('[DEFAULT]\nx = 1\n[paths]\n', "unknown key 'x'"),
+        ('[paths]\nresults = a\n'.encode('utf-16'), 'cannot be read'),
+        (b'[paths]\nresults = \xe9\n', 'cannot be read'),
+    ],
+)
+def test_settings_that_cannot_be_are_named(content, message, tmp_path, monkeypatch):
+    monkeypatch.setenv('AGENTKIT_ROOT', str(tmp_path))
+    (tmp_path / 'settings.ini').write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(AgentkitError, match=message) as e:
+        settings()
+    assert '\n' not in str(e.value)
+
+
+def test_settings_that_are_no_file_are_not_ignored(tmp_path, monkeypatch):
+    monkeypatch.setenv('AGENTKIT_ROOT', str(tmp_path))
+    (tmp_path / 'settings.ini').mkdir()
+    with pytest.raises(AgentkitError, match='settings.ini cannot be read: .*Is a directory'):
+        settings()
+    (tmp_path / 'settings.ini').rmdir()
+    (tmp_path / 'settings.ini').symlink_to('nowhere')
+    with pytest.raises(AgentkitError, match='settings.ini cannot be read: .*No such file'):
+        settings()
+    monkeypatch.setenv('AGENTKIT_ROOT', str(tmp_path / 'no folder'))
+    with pytest.raises(AgentkitError, match='AGENTKIT_ROOT is .*no folder, which is not a folder'):
+        settings()
+
+
+@pytest.mark.parametrize(
+    'content', [b'\xef\xbb\xbf[paths]\r\nresults = a\r\n', b'[paths]\nresults = a', b'\n\n[paths]\nresults = a\n\n']
+)
+def test_settings_are_read_however_an_editor_has_left_them(content, tmp_path, monkeypatch):
+    monkeypatch.setenv('AGENTKIT_ROOT', str(tmp_path))
+    monkeypatch.delenv('AGENTKIT_PATHS_RESULTS', raising=False)
+    (tmp_path / 'settings.ini').write_bytes(content)
+    assert settings()['paths']['results'] == 'a'

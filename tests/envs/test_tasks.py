@@ -1,5 +1,6 @@
 "Tasks from files: what is malformed is named with its place, and a row cannot choose which code runs."
 
+import inspect
 import json
 import sys
 from collections import Counter
@@ -12,11 +13,22 @@ from agentkit.agents.saving import student_agent
 from agentkit.core.errors import AgentkitError
 from agentkit.core.types import Task
 from agentkit.data.rows import rows
-from agentkit.envs.find import environments, find_env, find_known_env, list_tasks, make_env
+from agentkit.envs.find import (
+    TAKEN,
+    check_options,
+    environments,
+    find_env,
+    find_known_env,
+    list_tasks,
+    make_env,
+    tasks_of,
+)
+from agentkit.envs.pool import EnvPool
 from agentkit.envs.tasks import check_disjoint, preview, read_tasks, sample, task_from_dict
 from agentkit.evals import evaluate
 from agentkit.research.responses import ask
 from agentkit.rollouts import Runner
+from agentkit.testing.corridor import Corridor
 from agentkit.testing.models import scripted_lm
 from agentkit.tuning.distill import distill
 
@@ -49,8 +61,8 @@ def test_a_row_may_name_what_it_is_read_for_or_what_is_registered(tmp_path):
 @pytest.mark.parametrize(
     'content, message',
     [
-        (b'\xff\xfe', r'tasks\.jsonl line 1 is not JSON'),
-        (b'{"id": "a"}\n\xff\n', r'tasks\.jsonl line 2 is not JSON'),
+        (b'\xff\xfe', r'tasks\.jsonl is not UTF-8, line 1'),
+        (b'{"id": "a"}\n\xff\n', r'tasks\.jsonl is not UTF-8, line 2'),
         ('{"id": "a", "data": 5}\n', r'tasks\.jsonl line 1: "data" of a task is a JSON object, not 5'),
         ('{"id": "a", "data": null}\n', r'line 1: "data" of a task is a JSON object, not None'),
         ('{"id": "a", "env": 5}\n', r"line 1: a row may name 'corridor' or a registered environment, not 5"),
@@ -74,7 +86,7 @@ def test_what_stands_in_a_row(tmp_path):
     (task,) = read_tasks(file(tmp_path, json.dumps(row, ensure_ascii=False)), 'corridor', 'y')
     assert task == Task('7', 'corridor', 'walk', 'x', {'note': 'a\u2028b', 'doors': 2})
     assert task_from_dict(dict(id=0), 'corridor', 'y') == Task('0', 'corridor', split='y')
-    with pytest.raises(AgentkitError, match='is not JSON|does not exist'):
+    with pytest.raises(AgentkitError, match='cannot be read: Is a directory'):
         read_tasks(tmp_path, 'corridor')
 
 
@@ -136,3 +148,64 @@ def test_what_was_named_in_code_is_known_in_data():
     name = f'{__name__}:Broken'
     find_env(name)
     assert find_known_env(name) is find_env(name)
+
+
+# --- options that are called like something else ---
+
+
+class Parts(Corridor):
+    "Its options are a column called split, and one that its tasks depend on."
+
+    def __init__(self, split: str = 'all', doors: int = 5):
+        super().__init__()
+        self.split, self.doors = split, doors
+
+    @classmethod
+    def tasks(cls, split, /, n=None, seed=0, **options):
+        return super().tasks(split, options.get('doors', n), seed) if options.get('split') != 'none' else []
+
+
+class Fixed(Parts):
+    "Its own option called split is not the one that its tasks are asked for."
+
+    @classmethod
+    def tasks(cls, split, n=None, seed=0):
+        return Corridor.tasks(split, n, seed)
+
+
+def test_an_option_may_be_called_split():
+    for env, expected in (('Parts', 2), ('Fixed', 3)):
+        with Runner(f'{__name__}:{env}', split='some', doors=2, workers=1, progress=False) as run:
+            assert [t.split for t in run.tasks('train', 3)] == ['train'] * expected
+    assert tasks_of(f'{__name__}:Parts', 'train', 3, 0, dict(split='none')) == []
+
+
+@pytest.mark.parametrize('name', sorted(TAKEN))
+def test_a_name_that_a_runner_takes_is_no_option(name):
+    "It would never reach the environment."
+    exec(f'class Env(Corridor):\n    def __init__(self, {name}=1):\n        pass', globals())
+    for find in (find_env, make_env, Runner, list_tasks):
+        with pytest.raises(AgentkitError, match=f'has an option called {name!r}, which means something else'):
+            find(f'{__name__}:Env')
+
+
+def test_all_that_a_runner_takes_is_known():
+    named = [inspect.signature(f).parameters.values() for f in (Runner, EnvPool)]
+    assert {p.name for ps in named for p in ps if p.kind is not p.VAR_KEYWORD} - {'self'} <= TAKEN
+
+
+class Typed(Corridor):
+    def __init__(self, a: str = '', b: int = 0, c: float = 0.0, d: bool = False, e: list = (), f=None):
+        super().__init__()
+
+
+@pytest.mark.parametrize('option, right, wrong', [
+    ('a', ['', 'x'], [1, None, [], True]), ('b', [0, -3], ['1', 1.5, None, True]), ('c', [1, 1.5], ['1', None, True]),
+    ('d', [True], [1, 'yes', None]), ('e', [[], 'anything'], []), ('f', [None, 1, 'x'], []),
+])  # fmt: skip
+def test_options_have_the_kind_that_their_class_says(option, right, wrong):
+    for value in right:
+        check_options(Typed, {option: value})
+    for value in wrong:
+        with pytest.raises(AgentkitError, match=f'Typed: {option} is .*; it has to be|corridor: {option} is'):
+            check_options(Typed, {option: value})

@@ -1,6 +1,7 @@
 "Who trains a model, asked in one way; and what is missing is said before anybody plays."
 
 import importlib
+import math
 
 import pytest
 
@@ -86,3 +87,45 @@ def test_a_wrong_setting_or_base_is_said_before_anybody_plays():
 def test_a_card_is_that_of_the_directory():
     name = provider_of(local_lm('nano')).train(ROWS, epochs=1)
     assert provider_of(local_lm(name)).card(name) == read_card(model_dir(name))
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        *[(dict(epochs=n), 'epochs is .*: write a whole number') for n in (0, -1, 1.5, math.nan, '3', True, None)],
+        *[(dict(lr=n), 'lr is .*: write a number') for n in ('fast', math.nan, math.inf, -1e-3, None)],
+        (dict(lr=0), 'lr is 0: nothing would be learned'),
+        *[(dict(lora_rank=n), 'lora_rank is .*: write a whole number, from 0 to 1024') for n in (-1, 4.0, 99_999)],
+        *[({name: -1}, f'{name} is -1') for name in ('batch_tokens', 'max_length', 'warmup', 'weight_decay', 'clip')],
+        (dict(seed='x'), "seed is 'x'"),
+        (dict(dtype='float8'), "unknown dtype 'float8'"),
+        (dict(vary='corridr'), "did you mean 'corridor'"),
+        (dict(epoch=3), "unknown training settings: epoch; .*did you mean 'epochs'"),
+        (dict(learning_rate=3), 'unknown training settings: learning_rate'),
+    ],
+)
+def test_settings_are_wrong_before_anybody_plays(settings, message, tmp_path):
+    from agentkit.agents.programs import Expert
+    from agentkit.rollouts import Runner
+    from agentkit.tuning.distill import distill
+
+    with Runner('corridor', tmp_path, progress=False) as run, pytest.raises(AgentkitError, match=message):
+        distill('local/nano', Expert(), run.tasks('train', 3), run, train=settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        *[(dict(epochs=n), 'epochs is') for n in (0, -1, 1.5, '3', True, None)],
+        *[(dict(max_dollars=n), 'max_dollars is') for n in (-1, math.nan, 'much', None)],
+        *[(dict(batch_size=n), 'batch_size is') for n in (0, 1.5, 'x')],
+        *[(dict(lr_multiplier=n), 'lr_multiplier is') for n in (-1, 'x', math.nan)],
+    ],
+)
+def test_settings_of_a_provider_are_numbers(settings, message):
+    from agentkit.training.openai import RemoteConfig
+
+    assert RemoteConfig.of(max_dollars=math.inf).batch_size is None
+    with pytest.raises(AgentkitError, match=message):
+        RemoteConfig.of(**settings)

@@ -187,3 +187,37 @@ def test_a_model_that_is_not_the_measured_one_is_not_promoted(tmp_path, monkeypa
     assert not (tmp_path / 'b').exists()
     shutil.rmtree(folder)
     assert promote(student, measured('large', range(80)), tmp_path / 'c').promoted, 'it was measured elsewhere'
+
+
+def test_two_agents_of_one_name_are_told_apart(tmp_path):
+    "A prompt makes another agent of the same model, and so do other weights under the same name."
+    a, b = measured('m', range(50), policy_id='a'), measured('m', range(60), policy_id='b')
+    other, old = measured('m', range(60), policy_id='c'), measured('m', range(60))
+    d = promote(b, a, tmp_path)
+    assert d.promoted and (d.in_use, d.in_use_id) == ('m', 'b') == (read_promotion(tmp_path).in_use, d.student_id)
+    assert promote(b, a, tmp_path) == d, 'the same decision may be taken again'
+    with pytest.raises(AgentkitError, match='the reference in use is m, not another one with this name'):
+        promote(measured('d', range(70), policy_id='d'), other, tmp_path)
+    with pytest.raises(AgentkitError, match='not another one with this name'):
+        promote(other, a, tmp_path)
+    assert promote(other, old, tmp_path).in_use_id == 'c', 'a report from before has no digest: its name counts'
+
+
+def test_an_evaluation_knows_the_agent_and_not_only_its_name(tmp_path):
+    from agentkit.agents.programs import Program
+    from agentkit.evals import evaluate
+    from agentkit.rollouts import Runner
+
+    with Runner('corridor', progress=False) as run:
+        tasks = run.tasks('train', 2)
+        policies = [Program(lambda state: action, 'walker', action) for action in ('forward', 'back')]
+        reports = [evaluate(policy, tasks, run) for policy in policies]
+    assert [(r.policy, r.info['policy_id']) for r in reports] == [('walker', 'forward'), ('walker', 'back')]
+    reports[0].save(tmp_path)
+    assert read_report(tmp_path).info['policy_id'] == 'forward'
+
+
+def test_a_decision_from_before_is_read(tmp_path):
+    d = promote(measured('small', range(80)), measured('large', range(80)), tmp_path).to_dict()
+    (tmp_path / 'decision.json').write_text(json.dumps({k: v for k, v in d.items() if not k.endswith('_id')}))
+    assert read_promotion(tmp_path).in_use == 'small' and read_promotion(tmp_path).in_use_id == ''

@@ -731,3 +731,32 @@ def test_a_score_that_could_not_be_given_is_what_is_usual():
     assert ledger.score('a', None) == 0
     assert [ledger.score('a', 1.0), ledger.score('b', 0.0), ledger.score('b', 1.0)] == [1.0, 0.0, 1.0]
     assert (ledger.score('a', None), ledger.score('b', None), ledger.score('c', None)) == (1.0, 0.5, 2 / 3)
+
+
+@pytest.mark.parametrize('error', [ValueError('max() arg is an empty sequence'), KeyError('x'), AssertionError()])
+def test_an_optimiser_that_gives_up_costs_one_line(error, corridor, monkeypatch, tmp_path):
+    "Its own failure is not ours to explain: the line says who, and where all of it stands."
+
+    def search(searcher, settings):
+        raise error
+
+    monkeypatch.setitem(METHODS, 'miprov2', dataclasses.replace(METHODS['miprov2'], search=search))
+    arguments = corridor_teacher(), corridors(4), corridors(3, 'valid'), corridor
+    with pytest.raises(AgentkitError) as e:
+        optimize(*arguments, 'miprov2', scripted_lm(['?']), folder=tmp_path)
+    assert str(e.value).startswith(f'miprov2 gave up: {type(error).__name__}') and '\n' not in str(e.value)
+    assert 'Traceback' in (tmp_path / 'search.log').read_text() and str(tmp_path / 'search.log') in str(e.value)
+    assert not (tmp_path / 'search.json').exists()
+
+
+@pytest.mark.parametrize('answer', ['junk', ' ', '5', '{"proposed_instruction": 5}', '```\n```'])
+@pytest.mark.parametrize('method', ['miprov2', 'gepa', 'simba'])
+def test_answers_that_nobody_can_use_leave_the_old_prompt(method, answer, corridor, tmp_path):
+    small = dict(
+        miprov2=dict(num_candidates=2, num_trials=1),
+        gepa=dict(max_metric_calls=6),
+        simba=dict(max_steps=1, num_candidates=2, bsize=2),
+    )
+    arguments = Agent(scripted_lm(['back'])), corridors(3), corridors(2, 'valid'), corridor.with_limits(max_steps=4)
+    found = optimize(*arguments, method, scripted_lm([answer]), folder=tmp_path, **small[method])
+    assert found.prompts['after'] == found.prompts['before'] and not found.kept

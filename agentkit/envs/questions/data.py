@@ -6,38 +6,25 @@
 __all__ = ['HELD_OUT', 'data_rows', 'Question', 'read_questions', 'by_share', 'divided']
 
 # %% ../../../notebooks/envs/questions/03_data.ipynb #eda84b47
-import csv, io, json, math
+import csv, io, math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from ...core.errors import AgentkitError, need
-from ...core.store import digest
+from ...core.store import digest, read_lines, read_text
 from .generated import generated_rows
 from .scoring import SCORINGS, last_number, normal
 
 # %% ../../../notebooks/envs/questions/03_data.ipynb #206ceda5
-def _text(path):
-    try:
-        return path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError as e:
-        raise AgentkitError(f'{path} is not UTF-8: {e}') from e
-
-
 def _json_rows(path):
-    for i, line in enumerate(_text(path).split('\n'), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            raise AgentkitError(f'{path} line {i} is not JSON: {e}') from e
+    for where, row in read_lines(path):
         if not isinstance(row, dict):
-            raise AgentkitError(f'{path} line {i} is not an object with columns, but {str(row)[:40]!r}')
-        yield f'{path} line {i}', row
+            raise AgentkitError(f'{where} is not an object with columns, but {str(row)[:40]!r}')
+        yield where, row
 
 
 def _csv_rows(path):
-    reader, last = csv.DictReader(io.StringIO(_text(path)), strict=True), 1
+    reader, last = csv.DictReader(io.StringIO(read_text(path)), strict=True), 1
     try:
         for row in reader:
             last = reader.line_num

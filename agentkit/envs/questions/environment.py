@@ -45,7 +45,7 @@ class Questions(Environment):
         self.rules = _checked(dict(scoring=scoring, tolerance=tolerance, attempts=attempts))
 
     @classmethod
-    def tasks(cls, split, n=None, seed=0, **options):
+    def tasks(cls, split, /, n=None, seed=0, **options):  # `split` is an option, too
         env = cls(**options)
         questions = divided(read_questions(**env.source), **env.division)[split]
         own = {k: options[k] for k in RULES if k in options}
