@@ -430,7 +430,7 @@ def test_weights_and_other_answers_in_one_row(base, tokenizer):
 
 @pytest.mark.parametrize('loss', ['1', None, float('nan'), float('inf'), [1]])
 def test_a_weight_that_is_no_number_is_named(base, loss):
-    with pytest.raises(AgentkitError, match='the loss of an assistant message is .*: write true, false or a number'):
+    with pytest.raises(AgentkitError, match='the loss of an answer is .*, not true, false or a finite number'):
         finetune(base, [ROWS[0], weighed(ROWS[1], loss)])
 
 
@@ -474,7 +474,7 @@ def test_an_adapter_is_merged(base):
         (dict(messages=[dict(role='assistant', content=None)]), 'NoneType, not text'),
         (dict(messages=[dict(role='user', content='x', loss=True)]), 'only assistant messages'),
         (dict(messages=[dict(role='assistant', content='x', loss=False)]), 'no assistant message to learn'),
-        ({}, 'no assistant message to learn'),
+        ({}, 'a row needs "messages"'),
     ],
 )
 def test_malformed_rows(base, bad, message):
