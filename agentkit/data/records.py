@@ -124,8 +124,8 @@ def _split(messages, score):
     answers = [i for i, m in enumerate(messages) if m.get('role') == 'assistant']
     learned = [i for i in answers if messages[i].get('loss', True)] or (answers if score == 0 else [])
     if not learned:
-        known = 'only such as are not to be learned (their weight, "train", or a refusal)' if answers else 'none'
-        raise AgentkitError(f'no answer of an assistant to learn: there is {known}')
+        why = ' to learn: each has the weight 0, or refuses' if answers else ''
+        raise AgentkitError(f'no answer of an assistant{why}')
     return messages[: learned[-1]], messages[learned[-1]]
 
 
