@@ -191,10 +191,10 @@ def check_row(
             _check_message(m)
     except AgentkitError as e:
         raise AgentkitError(f'{where}: {e}') from e
-    if not any(m['role'] == 'assistant' for m in messages):
-        raise AgentkitError(f'{where}: a row needs "messages" with at least one from the assistant')
     if not (idle or is_learned(row)):
         raise AgentkitError(f'{where}: a row has no assistant message to learn')
+    if not any(m['role'] == 'assistant' for m in messages):
+        raise AgentkitError(f'{where}: a row needs "messages" with at least one from the assistant')
     return row
 
 

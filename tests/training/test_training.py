@@ -442,6 +442,28 @@ def test_weights_are_learned(base):
     )
 
 
+def test_the_gradient_is_weighted_as_the_log_says(base, tokenizer, tmp_path):
+    "Answers with the weights 0.25, 0 and 1 in a log move the model as a quarter of the first and all of the third do."
+    from agentkit.data.logs import from_log
+
+    turns = [
+        dict(role=r, content=c) for r, c in zip(['user', 'assistant'] * 3, ('a', 'go', 'b', 'wait', 'c', 'take it'))
+    ]
+
+    def gradient(*weights):
+        answers = [{**m, 'weight': w} for m, w in zip(turns[1::2], weights)]
+        messages = [m for pair in zip(turns[::2], answers) for m in pair]
+        (tmp_path / 'x.jsonl').write_text(json.dumps(dict(messages=messages)))
+        row = from_log(tmp_path / 'x.jsonl', 'openai')[0].row()
+        e, model = encode(row, tokenizer), hf.AutoModelForCausalLM.from_pretrained(model_dir(base))
+        (batch_loss(model, [e], 'cpu', torch.float32) * sum(label >= 0 for label in e.labels)).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    whole, last = gradient(1, 0, 1), gradient(0, 0, 1)
+    torch.testing.assert_close(gradient(0.25, 0, 1), 0.25 * (whole - last) + last, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(whole, last, rtol=1e-3, atol=1e-5)
+
+
 def test_an_answer_beside_the_conversation_counts_as_in_a_row_of_its_own(base, tokenizer):
     "The gradient of one row with alternatives at several places is that of all its calls, each in a row of its own."
     row = json.loads(json.dumps(ROWS[4]))
