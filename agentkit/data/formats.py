@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'ALPACA', 'PREFERENCES', 'LABELS', 'conversations', 'plain', 'learned', 'read_messages', 'write_messages',
-           'as_messages', 'to_sharegpt', 'to_alpaca', 'alpaca_prompt', 'beside', 'read_row', 'looks_like', 'not_read',
-           'check_kept', 'export', 'facts_of', 'read_entries', 'load_export']
+           'as_messages', 'to_sharegpt', 'to_alpaca', 'alpaca_prompt', 'beside', 'read_row', 'wanted', 'looks_like',
+           'not_read', 'check_kept', 'export', 'facts_of', 'read_entries', 'load_export']
 
 # %% ../../notebooks/data/02_formats.ipynb #284150a5
 import json, re
@@ -97,6 +97,8 @@ def as_messages(
     role: str,  # whose a text is
 ) -> list[dict]:
     "The messages, or the one that a text is."
+    if not isinstance(value, str | list):
+        raise AgentkitError(f'what the {role} says is a text or a list of messages, not {str(value)[:80]}')
     return read_messages([dict(role=role, content=value)] if isinstance(value, str) else value)
 
 
@@ -248,7 +250,8 @@ _READ = {  # what each format reads of an entry
 }
 PREFERENCES = ('chosen', 'rejected', 'preferred_output', 'non_preferred_output')
 _MEDIA = ('images', 'image', 'videos', 'video', 'audios', 'audio')
-_MEANING = {*PREFERENCES, *_MEDIA, *sum(_READ.values(), ()), 'weight', 'loss', 'train', 'train_detail', 'mask'}
+_WEIGHTS = ('weight', 'weights', 'sample_weight', 'loss', 'loss_mask', 'mask', 'train', 'train_detail')
+_MEANING = {*PREFERENCES, *_MEDIA, *_WEIGHTS, *sum(_READ.values(), ())}
 LABELS = ('label', 'kto_tag')  # whether an answer is wanted
 
 
@@ -277,9 +280,21 @@ def read_row(
         raise AgentkitError(f'an entry is an object, not {str(d)[:80]}')
     rest, (_, read, _) = beside(d, *_READ[format]), _format(format)
     row = read(d)
-    if any(rest.get(name) is False for name in LABELS):  # an answer that nobody wants
+    if wanted(d) is False:
         row['messages'] = learned(row['messages'], False)
     return {**row, **(dict(provenance=rest) if rest else {})}
+
+
+def wanted(
+    entry: dict,
+) -> bool | None:
+    "Whether the answer of an entry is one to learn, by its label; None: it has none."
+    labels = [entry[k] for k in LABELS if entry.get(k) is not None]
+    if 'completion' not in entry:  # elsewhere, a label may be anything
+        labels = [label for label in labels if isinstance(label, bool)]
+    if not all(isinstance(label, bool) for label in labels):
+        raise AgentkitError(f'the label of a completion is true or false, not {labels[0]!r}')
+    return all(labels) if labels else None
 
 
 def looks_like(d: dict) -> list[str]:
@@ -297,8 +312,11 @@ def not_read(
     "Why an entry was not read."
     if isinstance(e, AgentkitError):
         return str(e)
-    others = [f for f in looks_like(d) if f != format] if isinstance(d, dict) and isinstance(e, KeyError) else []
-    return f'{e!r}' + (f'; it looks like {" or ".join(others)}' if others else '')
+    if not isinstance(e, KeyError) or not isinstance(d, dict):
+        return repr(e)
+    others = [f for f in looks_like(d) if f != format]
+    likely = f'it looks like {" or ".join(others)}' if others else f'it has {", ".join(map(str, d)) or "nothing"}'
+    return f'{e!r} is missing; {likely}'
 
 
 def _which(rows):
@@ -415,6 +433,7 @@ def load_export(
     _format(format)
     facts = facts_of(path)
     rows = read_entries(path, lambda d: read_row(d, format), format)
-    if facts.get('learned') == 'last':
-        rows = [{**r, 'messages': learned(r['messages'][:-1], False) + r['messages'][-1:]} for r in rows]
+    if facts.get('learned') in ('all', 'last'):
+        all = facts['learned'] == 'all'
+        rows = [{**r, 'messages': learned(r['messages'][:-1], all) + learned(r['messages'][-1:])} for r in rows]
     return [{**r, 'provenance': p} for r, p in zip(rows, facts['provenance'], strict=True)] if facts else rows

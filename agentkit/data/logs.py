@@ -11,8 +11,8 @@ from pathlib import Path
 from ..core.errors import AgentkitError
 from ..core.store import digest
 from .entries import entries, parsed
-from .formats import LABELS, beside, not_read, read_messages, read_row
-from .messages import check_calls, read_request
+from .formats import beside, learned, not_read, read_messages, read_row, wanted
+from .messages import check_calls, loss_of, read_request
 from .records import Record, make_record, step_mark
 
 # %% ../../notebooks/data/06_logs.ipynb #60551e4d
@@ -21,15 +21,18 @@ def _example(row):
     return {**row.pop('provenance', {}), **row}
 
 
-def _wanted(example):
-    "The example with the score that a label is."
-    label = next((example[k] for k in LABELS if isinstance(example.get(k), bool)), None)
-    return example if label is None else dict(example, score=float(label))
+def _labelled(d, example):
+    "The example with the score that a label is; what nobody wants is not learned."
+    label = wanted(d)
+    if label is None:
+        return example
+    messages = example['messages'] if label else learned(example['messages'], False)
+    return {**example, 'messages': messages, 'score': float(label)}
 
 
 def _rows(format):
     "A reader of a format of rows."
-    return lambda d: [_wanted(_example(read_row(d, format)))]
+    return lambda d: [_labelled(d, _example(read_row(d, format)))]
 
 
 def _trl(d):
@@ -74,9 +77,9 @@ def _chat(d):
     rest = beside({k: v for k, v in d.items() if k not in _CALL}, *('messages', 'prompt') * (not own))
     if own:
         rest |= dict(asked={k: v for k, v in beside(request, 'messages', 'prompt').items()})
-    response = d if 'choices' in d else next((d[k] for k in ('outputs', 'response') if d.get(k) is not None), None)
-    if response is None:
-        return [dict(rest, messages=check_calls(read_messages(messages)), request=settings)]
+    if not {'choices', 'outputs', 'response'} & set(d):
+        return [_labelled(d, dict(rest, messages=check_calls(read_messages(messages)), request=settings))]
+    response = d if 'choices' in d else d.get('outputs') or d.get('response')
     answers = _answers(response)
     if not answers:
         raise AgentkitError(f'the response has no answer: {str(response)[:80]}')
@@ -183,7 +186,9 @@ def _columns(d, columns):
         present = ', '.join(k for k in d if k)
         raise AgentkitError(f'no column {missing[0]!r}, or no cell in it; the columns are: {present}')
     picked = {k: d[c] for k, c in columns.items()}
-    return {k: float(v) if k in ('score', 'rating') and v else v or None for k, v in picked.items()}
+    picked = {k: float(v) if k in ('score', 'rating', 'weight') and v else v or None for k, v in picked.items()}
+    weight = picked.pop('weight', None)
+    return picked if weight is None else dict(picked, loss=loss_of(dict(weight=weight)))
 
 # %% ../../notebooks/data/06_logs.ipynb #541b4867
 _OWN = ('file', 'where', 'record', 'source')  # what a record says itself of where it comes from

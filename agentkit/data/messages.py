@@ -123,8 +123,8 @@ def _fields(m):
     for name in said:
         if name not in _KNOWN:
             raise AgentkitError(
-                f'a message of {role} has the field {name!r}, which is not read here: '
-                'delete it, or put it into "metadata", where it changes nothing'
+                f'a message of {role} has the field {name!r}, which is not read here: call it "weight" if it says '
+                'what an answer counts, put it into "metadata" if it changes nothing, or delete it'
             )
     return said
 

@@ -116,7 +116,7 @@ class Record:
         return '\n'.join([head, '', '````', *lines, '````'])
 
 # %% ../../notebooks/data/05_records.ipynb #712edcc2
-_TAKEN = ('messages', 'request', 'input', 'output', 'system', 'kind', 'task_type', 'score', 'quality_score', 'rating')
+_TAKEN = ('messages', 'request', 'input', 'output', 'system', 'kind', 'task_type', 'score', 'quality_score', 'rating', 'loss')
 
 
 def _split(messages, score):
@@ -124,7 +124,7 @@ def _split(messages, score):
     answers = [i for i, m in enumerate(messages) if m.get('role') == 'assistant']
     learned = [i for i in answers if messages[i].get('loss', True)] or (answers if score == 0 else [])
     if not learned:
-        why = ' to learn: each has the weight 0, or refuses' if answers else ''
+        why = ' to learn: each is empty, has the weight 0, or refuses' if answers else ''
         raise AgentkitError(f'no answer of an assistant{why}')
     return messages[: learned[-1]], messages[learned[-1]]
 
@@ -154,7 +154,7 @@ def make_record(
     messages = _messages_in(d)
     kind, score = str(d.get('kind', d.get('task_type')) or ''), d.get('score', d.get('quality_score'))
     given = d.get('output') is not None
-    before, last = (messages, dict(content=d['output'])) if given else _split(messages, score)
+    before, last = (messages, dict(content=d['output'], loss=d.get('loss', True))) if given else _split(messages, score)
     rest = {k: v for k, v in d.items() if k not in _TAKEN and isinstance(v, (str, int, float, list, dict))}
     about = {**rest, **provenance}
     parts = dict(answer=_said_beside(last), request=d.get('request') or {})
