@@ -131,7 +131,9 @@ def _on_disk(row):
     if unknown:
         raise AgentkitError(f'a row has {unknown[0]!r}, which would be lost on disk: put it into its provenance')
     messages = [{k: m.get(k) for k in keys} | _json(m, 'original') for m in row['messages']]
-    return dict(messages=messages, **_json(row, 'request'), provenance=json.dumps(row.get('provenance', {}), sort_keys=True))
+    return dict(
+        messages=messages, **_json(row, 'request'), provenance=json.dumps(row.get('provenance', {}), sort_keys=True)
+    )
 
 
 def _json(d, name):
@@ -139,7 +141,9 @@ def _json(d, name):
 
 
 def _from_disk(d):
-    messages = [{k: json.loads(v) if k == 'original' else v for k, v in m.items() if v is not None} for m in d['messages']]
+    messages = [
+        {k: json.loads(v) if k == 'original' else v for k, v in m.items() if v is not None} for m in d['messages']
+    ]
     request = dict(request=json.loads(d['request'])) if d.get('request') else {}
     return _canonical(dict(messages=messages, **request, provenance=json.loads(d['provenance'])))
 

@@ -22,7 +22,9 @@ def parse_json(
         value = json.loads(text, object_pairs_hook=_object, parse_float=number, parse_constant=constant)
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as e:
-        raise AgentkitError(f'{e.object[e.start : e.end]!a} is half a letter, a surrogate without its other half') from e
+        raise AgentkitError(
+            f'{e.object[e.start : e.end]!a} is half a letter, a surrogate without its other half'
+        ) from e
     except RecursionError as e:
         raise AgentkitError('there are too many brackets within brackets') from e
     return value

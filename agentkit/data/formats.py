@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'ALPACA', 'PREFERENCES', 'LABELS', 'conversations', 'plain', 'learned', 'read_messages', 'write_messages',
-           'as_messages', 'to_sharegpt', 'to_alpaca', 'alpaca_prompt', 'beside', 'read_row', 'wanted', 'looks_like',
+           'as_messages', 'to_sharegpt', 'to_alpaca', 'alpaca_prompt', 'beside', 'read_row', 'is_wanted', 'looks_like',
            'not_read', 'check_kept', 'export', 'facts_of', 'read_entries', 'load_export']
 
 # %% ../../notebooks/data/02_formats.ipynb #284150a5
@@ -221,7 +221,7 @@ def _from_text(d):
     return _row([*learned(messages[:-1], False), dict(role='assistant', content=messages[-1]['content'], loss=True)], d)
 
 
-FORMATS = {  # name → write a row, read it, and what it can say of its answers: which are learned, and how much they count
+FORMATS = {  # name → write a row, read it, and what it can say of answers: which are learned, or their weights
     'openai': (_to_openai, _from_openai, ('all', 'last', 'some', 'weights')),
     'trl': (_to_trl, _from_openai, ('all',)),
     'trl-completion': (_to_completion, _from_completion, ('last',)),
@@ -267,7 +267,9 @@ def beside(
         if name in _MEDIA:
             raise AgentkitError(f'{name!r}: pictures and sound cannot be learned here; delete what needs them')
         if name in _MEANING:
-            raise AgentkitError(f'{name!r} is not read in this format, and would be lost: delete it, or name its format')
+            raise AgentkitError(
+                f'{name!r} is not read in this format, and would be lost: delete it, or name its format'
+            )
     return rest
 
 
@@ -280,12 +282,12 @@ def read_row(
         raise AgentkitError(f'an entry is an object, not {str(d)[:80]}')
     rest, (_, read, _) = beside(d, *_READ[format]), _format(format)
     row = read(d)
-    if wanted(d) is False:
+    if is_wanted(d) is False:
         row['messages'] = learned(row['messages'], False)
     return {**row, **(dict(provenance=rest) if rest else {})}
 
 
-def wanted(
+def is_wanted(
     entry: dict,
 ) -> bool | None:
     "Whether the answer of an entry is one to learn, by its label; None: it has none."
@@ -339,7 +341,9 @@ def _kept_of(message):
     old = [said[k] for k in ['function_call'] if k in said]
     calls = [c['function'] for c in said.get('tool_calls', [])] or old
     result = said['role'] in ('tool', 'function')
-    rest = {k: v for k, v in said.items() if k not in ('role', 'content', 'tool_calls', 'function_call', 'tool_call_id')}
+    rest = {
+        k: v for k, v in said.items() if k not in ('role', 'content', 'tool_calls', 'function_call', 'tool_call_id')
+    }
     rest = {k: v for k, v in rest.items() if not (k == 'name' and result)}
     return 'tool' if result else said['role'], message['role'], message['content'], calls, rest
 
@@ -352,7 +356,9 @@ def check_kept(
     "Raise when a format has not kept a row."
     if _kept(again) != _kept(row):
         said = [m.get('original', m['content']) for m in row['messages']]
-        raise AgentkitError(f'{format} cannot hold this row, it would be read back otherwise: {_lost(row)}{said!s:.120}')
+        raise AgentkitError(
+            f'{format} cannot hold this row, it would be read back otherwise: {_lost(row)}{said!s:.120}'
+        )
 
 
 def _written(write, read, row, format):

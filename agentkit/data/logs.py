@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core.errors import AgentkitError
 from ..core.store import digest
 from .entries import entries, parsed
-from .formats import beside, learned, not_read, read_messages, read_row, wanted
+from .formats import beside, is_wanted, learned, not_read, read_messages, read_row
 from .messages import check_calls, loss_of, read_request
 from .records import Record, make_record, step_mark
 
@@ -23,7 +23,7 @@ def _example(row):
 
 def _labelled(d, example):
     "The example with the score that a label is; what nobody wants is not learned."
-    label = wanted(d)
+    label = is_wanted(d)
     if label is None:
         return example
     messages = example['messages'] if label else learned(example['messages'], False)

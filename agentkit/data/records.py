@@ -116,7 +116,19 @@ class Record:
         return '\n'.join([head, '', '````', *lines, '````'])
 
 # %% ../../notebooks/data/05_records.ipynb #712edcc2
-_TAKEN = ('messages', 'request', 'input', 'output', 'system', 'kind', 'task_type', 'score', 'quality_score', 'rating', 'loss')
+_TAKEN = (
+    'messages',
+    'request',
+    'input',
+    'output',
+    'system',
+    'kind',
+    'task_type',
+    'score',
+    'quality_score',
+    'rating',
+    'loss',
+)
 
 
 def _split(messages, score):

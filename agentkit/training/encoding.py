@@ -21,7 +21,9 @@ def trainable(
     "The row in words alone, if it can be trained on."
     row = as_text(check_row(row, where, idle))
     if row.get('request'):
-        raise AgentkitError(f'{where}: {", ".join(row["request"])} is not known to a training here: delete it in the row')
+        raise AgentkitError(
+            f'{where}: {", ".join(row["request"])} is not known to a training here: delete it in the row'
+        )
     return row
 
 # %% ../../notebooks/training/01_encoding.ipynb #d8b14ac0

@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import math
-import os
 import zipfile
 
 import pytest
@@ -12,7 +10,7 @@ from hypothesis import HealthCheck, given, settings as hypothesis_settings, stra
 from agentkit.core.actions import ToolCall
 from agentkit.core.errors import AgentkitError
 from agentkit.data.cards import load_dataset, save_dataset
-from agentkit.data.entries import entries, parse_json
+from agentkit.data.entries import parse_json
 from agentkit.data.filters import filter_records, learnable
 from agentkit.data.formats import export, load_export
 from agentkit.data.logs import from_log
@@ -816,3 +814,128 @@ def test_no_entry_is_a_traceback(tmp_path, entry, format):
     else:
         for r in records:
             check_row(r.row())
+
+
+def test_labels_responses_and_weights_of_tables(tmp_path):
+    path = tmp_path / 'x'
+    for entry, format in (
+        (dict(messages=[ASKED, ANSWER], label=False), 'openai'),
+        (dict(instruction='a', output='b', kto_tag=False), 'alpaca'),
+        (
+            dict(conversations=[{'from': 'human', 'value': 'a'}, {'from': 'gpt', 'value': 'b'}], kto_tag=False),
+            'sharegpt',
+        ),
+    ):
+        (r,) = from_log(lines(path, entry), format)
+        assert r.score == 0 and r.answer['loss'] is False
+    for label in ('good', 1):
+        with pytest.raises(AgentkitError, match='label of a completion is true or false'):
+            from_log(lines(path, dict(prompt='a', completion='b', label=label)), 'trl')
+    failed = dict(messages=[ASKED, ANSWER, ASKED], outputs=None, response=None)
+    with pytest.raises(AgentkitError, match='line 1: the response has no answer: None'):
+        from_log(lines(path, failed), 'dspy')
+    path.write_text('q,a,w\nHow?,So.,0.5\nWhy?,Because.,\n')
+    half, whole = from_log(path, 'csv', dict(input='q', output='a', weight='w'))
+    assert half.row()['messages'][-1]['loss'] == 0.5 and whole.row()['messages'][-1]['loss'] is True
+    path.write_text('q,a,w\nHow?,So.,-1\n')
+    with pytest.raises(AgentkitError, match='line 2: an answer has the weight -1'):
+        from_log(path, 'csv', dict(input='q', output='a', weight='w'))
+
+
+# who reads the files
+
+EXPORTED = [
+    dict(messages=[ASKED, calling(), result(), ANSWER], tools=TOOLS),
+    dict(messages=[dict(role='system', content='Play.'), ASKED, {**ANSWER, 'reasoning_content': 'It is dry.'}]),
+]
+TEMPLATE = (
+    '{% for m in messages %}<{{ m.role }}>{{ m.content or "" }}'
+    '{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}{% endfor %}'
+    '{% if tools %}{{ tools | tojson }}{% endif %}'
+)
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('exported')
+    rows = load_export(lines(folder / 'in', *EXPORTED), 'openai')
+    for format in ('openai', 'trl', 'trl-completion', 'sharegpt'):
+        export(rows, folder / f'{format}.jsonl', format)
+    yes, no = ([dict(role='assistant', content=c)] for c in ('Yes.', 'No.'))
+    for format in ('trl', 'openai', 'sharegpt', 'alpaca'):
+        export_pairs([dict(prompt=[ASKED], chosen=yes, rejected=no)], folder / f'{format}.pairs.jsonl', format)
+    return folder
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['openai', 'trl', 'trl-completion', 'sharegpt', *(f'{f}.pairs' for f in ('trl', 'openai', 'sharegpt', 'alpaca'))],
+)
+def test_hugging_face_datasets_reads_it(exported, tmp_path, name):
+    datasets = pytest.importorskip('datasets')
+    file = str(exported / f'{name}.jsonl')
+    table = datasets.load_dataset('json', data_files=file, split='train', cache_dir=str(tmp_path))
+    assert len(table) == len(open(file).readlines())
+
+
+def test_trl_reads_what_is_written_for_it(exported):
+    pytest.importorskip('trl', reason='trl is not installed')
+    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models
+    from trl.data_utils import apply_chat_template, extract_prompt, is_conversational
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), chat_template=TEMPLATE)
+    chats, completions, pairs = (
+        [json.loads(line) for line in open(exported / f'{name}.jsonl')]
+        for name in ('trl', 'trl-completion', 'trl.pairs')
+    )
+    assert all(map(is_conversational, [*chats, *completions, *pairs]))
+    assert '<assistant>rain {"day": 1}<tool>dry' in tokenizer.apply_chat_template(chats[0]['messages'], tokenize=False)
+    written = apply_chat_template(chats[0], tokenizer, tools=chats[0]['tools'])['text']
+    assert 'rain {"day": 1}' in written and json.dumps(TOOLS) in written
+    assert apply_chat_template(completions[-1], tokenizer)['completion'].endswith('No.')
+    whole = dict(
+        chosen=[*pairs[0]['prompt'], *pairs[0]['chosen']], rejected=[*pairs[0]['prompt'], *pairs[0]['rejected']]
+    )
+    assert {k: extract_prompt(whole)[k] for k in pairs[0]} == pairs[0]
+
+
+def test_openai_finds_what_it_demands(exported):
+    "Field by field, as its guide to fine-tuning says: arguments are texts, each call has its answer."
+    chat = json.loads(open(exported / 'openai.jsonl').readline())
+    asked = chat['messages'][1]
+    assert asked['content'] is None and asked['weight'] == 1 and chat['tools'] == TOOLS
+    assert json.loads(asked['tool_calls'][0]['function']['arguments']) == dict(day=1)
+    assert asked['tool_calls'][0]['id'] == chat['messages'][2]['tool_call_id'] and 'weight' not in chat['messages'][2]
+
+
+# the command line
+
+
+def test_on_the_command_line(tmp_path, capsys, monkeypatch):
+    from agentkit.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    bad = dict(messages=[ASKED, calling(call('{"city": Oslo'))])
+    lines(
+        tmp_path / 'log.jsonl', dict(messages=[ASKED, calling(), result(), dict(ANSWER, weight=0.5)], tools=TOOLS), bad
+    )
+    asked = ['collect', 'log.jsonl', '--format', 'openai', '--out', 'records.jsonl']
+    assert main(asked) == 2 and not (tmp_path / 'records.jsonl').exists()
+    error = capsys.readouterr().err
+    assert error == 'agentkit: log.jsonl line 2: the arguments of rain are not JSON: {"city": Oslo\n'
+    assert main([*asked, '--skip-malformed']) == 0 and 'log.jsonl line 2' in capsys.readouterr().out
+    assert main(['filter', 'records.jsonl', '--out', 'rows.jsonl']) == 0
+    assert main(['export', 'rows.jsonl', '--format', 'openai', '--out', 'again.jsonl']) == 0
+    assert 'answers are learned by their weights' in capsys.readouterr().out
+    assert normal(json.loads((tmp_path / 'again.jsonl').read_text())) == normal(
+        json.loads((tmp_path / 'log.jsonl').read_text().split('\n')[0])
+    )
+    for format, reason in (('trl', 'no weights'), ('alpaca', 'no weights')):
+        assert (
+            main(['export', 'rows.jsonl', '--format', format, '--out', 'x']) == 2 and reason in capsys.readouterr().err
+        )
+    lines(tmp_path / 'kto.jsonl', *(dict(prompt='a', completion=c, label=c == 'b') for c in 'bc'))
+    assert main(['collect', 'kto.jsonl', '--format', 'trl', '--out', 'kto.records.jsonl']) == 0
+    assert main(['filter', 'kto.records.jsonl', '--out', 'kto.rows.jsonl']) == 0
+    assert [r['messages'][-1]['content'] for r in read_rows('kto.rows.jsonl')] == ['b']
