@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core.errors import AgentkitError
 from ..core.store import digest, read_json, write_json
 from ..core.types import transcript, turns
-from .entries import entries, parsed
+from .entries import entries, parsed, short
 from .messages import REQUEST, check_calls, read_message, read_request, write_message
 from .rows import alternatives, call_rows, check_row, has_weights, weight, write_lines
 
@@ -57,7 +57,7 @@ def read_messages(
 ) -> list[dict]:
     "Messages as they stand in rows."
     if not isinstance(messages, list):
-        raise AgentkitError(f'"messages" is a list, not {str(messages)[:80]}')
+        raise AgentkitError(f'"messages" is a list, not {short(messages)}')
     return [read_message(m) for m in messages]
 
 
@@ -98,7 +98,7 @@ def as_messages(
 ) -> list[dict]:
     "The messages, or the one that a text is."
     if not isinstance(value, str | list):
-        raise AgentkitError(f'what the {role} says is a text or a list of messages, not {str(value)[:80]}')
+        raise AgentkitError(f'what the {role} says is a text or a list of messages, not {short(value)}')
     return read_messages([dict(role=role, content=value)] if isinstance(value, str) else value)
 
 
@@ -160,7 +160,7 @@ def _texts(d, *names):
     "The texts under some names; `null` and nothing are empty."
     for name in names:
         if not isinstance(d.get(name), str | None):
-            raise AgentkitError(f'"{name}" is a text, not {str(d[name])[:80]}')
+            raise AgentkitError(f'"{name}" is a text, not {short(d[name])}')
     return [d.get(name) or '' for name in names]
 
 
@@ -172,14 +172,14 @@ def alpaca_prompt(
     messages = [dict(role='system', content=system)] if system else []
     for turn in d.get('history') or []:
         if not isinstance(turn, (list, tuple)) or len(turn) != 2:
-            raise AgentkitError(f'"history" is a list of pairs, a question and its answer; one is {str(turn)[:80]}')
+            raise AgentkitError(f'"history" is a list of pairs, a question and its answer; one is {short(turn)}')
         messages += [dict(role=role, content=text) for role, text in zip(('user', 'assistant'), turn)]
     return read_messages([*messages, dict(role='user', content='\n'.join(filter(None, [instruction, input])))])
 
 
 def _from_alpaca(d):
     if not isinstance(d['output'], str):
-        raise AgentkitError(f'"output" is a text, not {str(d["output"])[:80]}')
+        raise AgentkitError(f'"output" is a text, not {short(d["output"])}')
     d['instruction']
     answer = read_messages([dict(role='assistant', content=d['output'])])
     return _row(alpaca_prompt(d) + answer, d)
@@ -279,7 +279,7 @@ def read_row(
 ) -> dict:
     "The row in an entry; what it says of no message is its provenance."
     if not isinstance(d, dict):
-        raise AgentkitError(f'an entry is an object, not {str(d)[:80]}')
+        raise AgentkitError(f'an entry is an object, not {short(d)}')
     rest, (_, read, _) = beside(d, *_READ[format]), _format(format)
     row = read(d)
     if is_wanted(d) is False:

@@ -10,7 +10,7 @@ import json, math
 from pathlib import Path
 from ..core.errors import AgentkitError
 from ..core.store import digest
-from .entries import entries, parsed
+from .entries import entries, parsed, short
 from .formats import beside, is_wanted, learned, not_read, read_messages, read_row
 from .messages import check_calls, loss_of, read_request
 from .records import Record, make_record, step_mark
@@ -64,7 +64,7 @@ def _said(answer):
     if isinstance(answer, str):
         return dict(role='assistant', content=answer)
     if 'text' not in answer and 'role' not in answer:
-        raise AgentkitError(f'the response has no answer: {str(answer)[:80]}')
+        raise AgentkitError(f'the response has no answer: {short(answer)}')
     return {'role': 'assistant', **{{'text': 'content'}.get(k, k): v for k, v in answer.items()}}
 
 
@@ -82,7 +82,7 @@ def _chat(d):
     response = d if 'choices' in d else d.get('outputs') or d.get('response')
     answers = _answers(response)
     if not answers:
-        raise AgentkitError(f'the response has no answer: {str(response)[:80]}')
+        raise AgentkitError(f'the response has no answer: {short(response)}')
     return [
         {**rest, **more, 'messages': check_calls(read_messages([*messages, answer])), 'request': settings}
         for answer, more in answers
@@ -127,7 +127,7 @@ def _inspect_message(m):
     content, calls = m.get('content'), m.get('tool_calls') or []
     broken = [c for c in calls if c.get('parse_error')]
     if broken:
-        raise AgentkitError(f'the arguments of {broken[0]["function"]} are not JSON: {broken[0]["parse_error"][:80]}')
+        raise AgentkitError(f'the arguments of {broken[0]["function"]} are not JSON: {short(broken[0]["parse_error"])}')
     message = dict(role=m['role'], content=[_part(p) for p in content] if isinstance(content, list) else content)
     if calls:
         function = [dict(name=c['function'], arguments=c['arguments']) for c in calls]
@@ -212,13 +212,15 @@ def from_log(
     if columns and format != 'csv':
         raise AgentkitError(f'columns are for csv: {format} knows its fields by their names')
     read = LOGS[format] or (lambda d: [_columns(d, columns or dict(input='input', output='output'))])
-    records = []
-    for where, entry in entries(path, format):
+    records, given = [], entries(path, format)
+    if not given:
+        raise AgentkitError(f'{path} is empty: nothing to read')
+    for where, entry in given:
         d = None
         try:
             d = parsed(entry)
             if not isinstance(d, dict):
-                raise TypeError(f'an entry is an object, not {str(d)[:80]}')
+                raise TypeError(f'an entry is an object, not {short(d)}')
             records += [_record(x, facts, file=Path(path).name, where=where) for x in read(d)]
         except (AgentkitError, KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
             known = isinstance(e, AgentkitError)

@@ -9,7 +9,7 @@ __all__ = ['ROLES', 'REASONING', 'REQUEST', 'loss_of', 'check_calls', 'reasoning
 # %% ../../notebooks/data/00_messages.ipynb #e11c22c1
 import json
 from ..core.errors import AgentkitError
-from .entries import parse_json
+from .entries import parse_json, short
 
 # %% ../../notebooks/data/00_messages.ipynb #0775cd16
 def loss_of(
@@ -31,25 +31,26 @@ def _json(text, what):
     try:
         return parse_json(text)
     except AgentkitError as e:
-        raise AgentkitError(f'{what} not to be read, {e}: {text[:80]}') from e
+        raise AgentkitError(f'{what} not to be read, {e}: {short(text)}') from e
     except ValueError as e:
-        raise AgentkitError(f'{what} not JSON: {text[:80]}') from e
+        raise AgentkitError(f'{what} not JSON: {short(text)}') from e
 
 
 def _call(call):
     "A call with its arguments as an object."
     if not isinstance(call, dict) or call.get('type', 'function') != 'function':
-        raise AgentkitError(f'a call of a tool is not of type function: {str(call)[:80]}')
+        raise AgentkitError(f'a call of a tool is not of type function: {short(call)}')
     function = call.get('function', call)
     if not isinstance(function, dict) or not isinstance(function.get('name'), str) or not function['name']:
-        raise AgentkitError(f'a call of a tool has no name: {str(call)[:80]}')
+        raise AgentkitError(f'a call of a tool has no name: {short(call)}')
     name, arguments = function['name'], function.get('arguments')
     if isinstance(arguments, str):
         arguments = _json(arguments, f'the arguments of {name} are') if arguments.strip() else {}
     if not isinstance(arguments, dict | None):
-        raise AgentkitError(f'the arguments of {name} are no object: {str(arguments)[:80]}')
-    around = {k: v for k, v in call.items() if v is not None} if 'function' in call else {}
-    return {**around, 'function': dict(name=name, arguments=arguments or {})}
+        raise AgentkitError(f'the arguments of {name} are no object: {short(arguments)}')
+    known = {k: v for k, v in call.items() if v is not None and ('function' in call or k in ('id', 'type'))}
+    rest = {k: v for k, v in function.items() if v is not None and k not in known}
+    return {**known, 'function': {**rest, 'arguments': arguments or {}}}
 
 
 def _line(call):
@@ -61,7 +62,7 @@ def _line(call):
 def _calls_in(text):
     "The calls that ShareGPT has as a text: an object or a list of them."
     calls = _json(text, 'a function call is')
-    return [dict(type='function', **_call(c)) for c in (calls if isinstance(calls, list) else [calls])]
+    return [{'type': 'function', **_call(c)} for c in (calls if isinstance(calls, list) else [calls])]
 
 
 def check_calls(
@@ -112,7 +113,7 @@ _NOTHING = (None, '', [], {})
 def _fields(m):
     "The fields of a message that say something, under the chat format's names."
     if not isinstance(m, dict):
-        raise AgentkitError(f'a message is an object with "role" and "content", not {str(m)[:80]}')
+        raise AgentkitError(f'a message is an object with "role" and "content", not {short(m)}')
     twice = [f'{k!r} and {v!r}' for k, v in _FIELDS.items() if k in m and v in m]
     if twice:
         raise AgentkitError(f'a message has {twice[0]}: delete one of them')
@@ -146,7 +147,7 @@ def _text(content):
     if isinstance(content, str) or content is None:
         return content or ''
     if not isinstance(content, list):
-        raise AgentkitError(f'a content is a text or a list of parts, not {str(content)[:80]}')
+        raise AgentkitError(f'a content is a text or a list of parts, not {short(content)}')
     parts = [dict(type='text', text=p) if isinstance(p, str) else p for p in content]
     other = [p for p in parts if _kind(p) not in (*_TEXTS, *REASONING)]
     if other:
@@ -172,7 +173,7 @@ def reasoning(message: dict) -> str:
     parts = [p for p in content if _kind(p) in REASONING] if isinstance(content, list) else []
     texts = [original[k] for k in REASONING if k in original] + [_words(p, _kind(p)) for p in parts]
     if not all(isinstance(t, str) for t in texts):
-        raise AgentkitError(f'the reasoning of an answer is a text, not {str(texts)[:80]}')
+        raise AgentkitError(f'the reasoning of an answer is a text, not {short(texts)}')
     return '\n'.join(dict.fromkeys(texts))
 
 
@@ -219,7 +220,7 @@ def _all_calls(original):
 
 def _listed(value, name):
     if not isinstance(value, list):
-        raise AgentkitError(f'"{name}" is a list, not {str(value)[:80]}')
+        raise AgentkitError(f'"{name}" is a list, not {short(value)}')
     return value
 
 # %% ../../notebooks/data/00_messages.ipynb #2b3a96ac
@@ -266,7 +267,7 @@ def read_request(
         if isinstance(request.get(name), str):
             request[name] = _json(request[name], f'"{name}" is')
         if not all(isinstance(t, dict) for t in _listed(request.get(name, []), name)):
-            raise AgentkitError(f'"{name}" is a list of objects, not {str(request[name])[:80]}')
+            raise AgentkitError(f'"{name}" is a list of objects, not {short(request[name])}')
     return {k: v for k, v in request.items() if v not in _NOTHING}
 
 

@@ -21,7 +21,7 @@ from agentkit.data.rows import call_rows, check_row, episode_rows, read_rows, wr
 
 ASKED, ANSWER = dict(role='user', content='Is it raining?'), dict(role='assistant', content='No.')
 TOOLS = [dict(type='function', function=dict(name='rain', parameters=dict(type='object', properties={})))]
-few = hypothesis_settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+few = hypothesis_settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 
 
 def call(arguments='{"day": 1}', id='c1', name='rain'):
@@ -737,6 +737,17 @@ def test_damaged_files(tmp_path):
         from_log(path, 'csv', dict(input='a', output='a'))
     path.write_text('input,output\n' + 'x' * 200_000 + ',y\n')
     assert len(from_log(path, 'csv')[0].input) == 200_000
+    for data, reason in (
+        (b'', 'is empty: nothing to read'),
+        (b'PK\x05\x06' + b'\0' * 18, 'not an entry|damaged|samples|not UTF-8'),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(AgentkitError, match=reason):
+            from_log(path, 'openai')
+    with zipfile.ZipFile(path, 'w') as z:
+        z.writestr('a.txt', 'x')
+    with pytest.raises(AgentkitError, match='has no samples of inspect_ai'):
+        from_log(path, 'openai')
     with pytest.raises(AgentkitError, match='columns are for csv'):
         from_log(path, 'openai', dict(input='a'))
 
@@ -803,7 +814,7 @@ def test_json_is_read_as_it_was_written_or_not_at_all(value):
     ),
     st.sampled_from(['openai', 'dspy', 'sharegpt', 'alpaca', 'trl', 'completion', 'mlflow', 'inspect']),
 )
-@hypothesis_settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 def test_no_entry_is_a_traceback(tmp_path, entry, format):
     path = tmp_path / ('x.json' if format == 'inspect' else 'x.jsonl')
     path.write_text(json.dumps(dict(samples=[entry]) if format == 'inspect' else entry) + '\n')
