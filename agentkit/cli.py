@@ -567,6 +567,7 @@ def export(
         all='all answers are learned',
         last='the last answer of each row is learned',
         some='answers with weight 0 are not learned',
+        weights='answers are learned by their weights',
     )[facts['learned']]
     return Done(dict(facts, out=str(out)), f'{out}: {facts["rows"]} rows, {facts["words"]:,} words, {learned}')
 
@@ -576,7 +577,7 @@ COLUMNS = ('input', 'output', 'kind', 'score', 'rating')
 
 @command
 def collect(
-    log: Path,  # JSON lines, a JSON file, or CSV
+    log: Path,  # JSON lines, a JSON file, CSV, parquet, gzip, a log of inspect_ai, or a data set of Hugging Face
     *,
     format: Annotated[str, Names(_logs)],  # who wrote it
     out: Path,  # the file of records to add to
@@ -631,6 +632,7 @@ def filter_(
         ended and filters.ended(*ended),
         score is not None and filters.scored(score),
         rating is not None and filters.rated(rating),
+        not all(r.answer.get('loss', True) for r in read) and filters.learnable(),
         filters.unique(),
         near is not None and filters.near_unique(near),
         against and _unseen(against),

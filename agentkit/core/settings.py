@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS', 'VALUES', 'root', 'section', 'settings', 'path_of', 'without_keys']
 
 # %% ../../notebooks/core/02_settings.ipynb #90820dd4
-import configparser, functools, os
+import configparser, functools, os, re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path

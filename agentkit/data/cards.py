@@ -120,22 +120,32 @@ def _columns():
     "The columns on disk: provenance is JSON, because rows from different places say different things."
     hf = need('datasets', 'hub')
     text = hf.Value('string')
-    message = dict(role=text, content=text, loss=hf.Value('float64'), instead=text)
-    return hf.Features(dict(messages=[message], provenance=text))
+    message = dict(role=text, content=text, loss=hf.Value('float64'), instead=text, original=text)
+    return hf.Features(dict(messages=[message], request=text, provenance=text))
 
 
 def _on_disk(row):
-    keys = ('role', 'content', 'loss', 'instead')
-    unknown = sorted({k for m in row['messages'] for k in m} - set(keys) | set(row) - {'messages', 'provenance'})
+    keys = ('role', 'content', 'loss', 'instead', 'original')
+    rest = set(row) - {'messages', 'request', 'provenance'}
+    unknown = sorted({k for m in row['messages'] for k in m} - set(keys) | rest)
     if unknown:
         raise AgentkitError(f'a row has {unknown[0]!r}, which would be lost on disk: put it into its provenance')
-    messages = [{k: m.get(k) for k in keys} for m in row['messages']]
-    return dict(messages=messages, provenance=json.dumps(row.get('provenance', {}), sort_keys=True))
+    messages = [{k: m.get(k) for k in keys} | _json(m, 'original') for m in row['messages']]
+    return dict(
+        messages=messages, **_json(row, 'request'), provenance=json.dumps(row.get('provenance', {}), sort_keys=True)
+    )
+
+
+def _json(d, name):
+    return {name: json.dumps(d[name]) if name in d else None}
 
 
 def _from_disk(d):
-    messages = [{k: v for k, v in m.items() if v is not None} for m in d['messages']]
-    return _canonical(dict(messages=messages, provenance=json.loads(d['provenance'])))
+    messages = [
+        {k: json.loads(v) if k == 'original' else v for k, v in m.items() if v is not None} for m in d['messages']
+    ]
+    request = dict(request=json.loads(d['request'])) if d.get('request') else {}
+    return _canonical(dict(messages=messages, **request, provenance=json.loads(d['provenance'])))
 
 
 def _canonical(row):

@@ -6,107 +6,175 @@
 __all__ = ['LOGS', 'PLAN', 'from_log', 'plan_prompt', 'from_plans']
 
 # %% ../../notebooks/data/06_logs.ipynb #ab1006f3
-import json
+import json, math
 from pathlib import Path
 from ..core.errors import AgentkitError
 from ..core.store import digest
-from .formats import FORMATS, loss_of
-from .records import Record, entries, make_record, step_mark
+from .entries import entries, parsed, short
+from .formats import beside, is_wanted, learned, not_read, read_messages, read_row
+from .messages import check_calls, loss_of, read_request
+from .records import Record, make_record, step_mark
 
 # %% ../../notebooks/data/06_logs.ipynb #60551e4d
-_ROLES = {
-    **dict.fromkeys(('system', 'developer'), 'system'),
-    **dict.fromkeys(('user', 'human', 'tool', 'function', 'observation'), 'user'),
-    **dict.fromkeys(('assistant', 'gpt', 'model', 'function_call'), 'assistant'),
-}
+def _example(row):
+    "A row as an example: what its entry says beside the messages stands beside them."
+    return {**row.pop('provenance', {}), **row}
 
 
-def _text(content):
-    if isinstance(content, list):
-        if any(p.get('type', 'text') != 'text' for p in content):
-            raise AgentkitError('a message has parts that are not text')
-        content = ''.join(p['text'] for p in content)
-    return content or ''
+def _labelled(d, example):
+    "The example with the score that a label is; what nobody wants is not learned."
+    label = is_wanted(d)
+    if label is None:
+        return example
+    messages = example['messages'] if label else learned(example['messages'], False)
+    return {**example, 'messages': messages, 'score': float(label)}
 
 
-def _json(text, what):
-    try:
-        return json.loads(text)
-    except ValueError as e:
-        raise AgentkitError(f'{what} not JSON: {text[:80]}') from e
+def _rows(format):
+    "A reader of a format of rows."
+    return lambda d: [_labelled(d, _example(read_row(d, format)))]
 
 
-def _call(call):
-    "A call of a tool as the action of a `ToolCall`."
-    name, arguments = call['name'], call['arguments'] or {}
-    if isinstance(arguments, str):
-        arguments = _json(arguments, f'the arguments of {name} are')
-    if not isinstance(arguments, dict):
-        raise AgentkitError(f'the arguments of {name} are no object: {str(arguments)[:80]}')
-    return json.dumps(dict(tool=name, arguments=arguments), ensure_ascii=False)
+def _trl(d):
+    "A conversation, or a prompt and its completion, wanted or not."
+    return _rows('trl' if 'messages' in d else 'trl-completion')(d)
 
-
-def _content(m, role):
-    "The text of a message, and its calls, a line each."
-    text = _text(m.get('content', m.get('value')))
-    if role == 'function_call':
-        return _call(_json(text, 'a function call is'))
-    calls = [c['function'] for c in m.get('tool_calls') or ()]
-    old = [m['function_call']] if m.get('function_call') else []  # the form before tools
-    return '\n'.join(t for t in (text, *map(_call, [*calls, *old])) if t)
-
-
-def _message(m):
-    "A message of any tool as role and text; a tool's result is something the assistant is told."
-    role = m.get('role') or m.get('from')
-    if role not in _ROLES:
-        raise AgentkitError(f'the role {role!r} is unknown; known: {", ".join(_ROLES)}')
-    message = dict(role=_ROLES[role], content=_content(m, role))
-    return {**message, 'loss': loss_of(m)} if message['role'] == 'assistant' else message
+# %% ../../notebooks/data/06_logs.ipynb #d42a3ecf
+def _given(request):
+    "The messages of a request: they, or one prompt."
+    messages, prompt = request.get('messages'), request.get('prompt')
+    if messages and prompt:
+        raise AgentkitError('there are "messages" and a "prompt": delete one of them')
+    if prompt:
+        return [dict(role='user', content=prompt)] if isinstance(prompt, str) else prompt
+    return request['messages']
 
 
 def _answers(response):
-    "The answer in a response: of the OpenAI API, or a list of texts."
-    if isinstance(response, dict) and 'body' in response:
-        response = response['body']
-    if isinstance(response, dict) and 'choices' in response:
-        return [_message(response['choices'][0]['message'])]
-    if isinstance(response, list) and response:
-        response = response[0]['text'] if isinstance(response[0], dict) else response[0]
-    return [dict(role='assistant', content=response)] if isinstance(response, str) else []
+    "The answers in a response: of the OpenAI API, or a list of texts."
+    body = response.get('body', response) if isinstance(response, dict) else response
+    if isinstance(body, dict) and 'choices' in body:
+        return [(c['message'], {k: v for k, v in c.items() if k != 'message'}) for c in body['choices']]
+    texts = body if isinstance(body, list) else [body]
+    return [(_said(t), {}) for t in texts if isinstance(t, (str, dict))]
 
-# %% ../../notebooks/data/06_logs.ipynb #d42a3ecf
+
+def _said(answer):
+    "An answer of `dspy.LM`: a text, or the parts of one."
+    if isinstance(answer, str):
+        return dict(role='assistant', content=answer)
+    if 'text' not in answer and 'role' not in answer:
+        raise AgentkitError(f'the response has no answer: {short(answer)}')
+    return {'role': 'assistant', **{{'text': 'content'}.get(k, k): v for k, v in answer.items()}}
+
+
 def _chat(d):
-    "A chat, or a request with its response."
+    "A chat, or a request with its response: an example each answer."
     request = d.get('request') or d.get('inputs') or d
     request = request.get('body', request)
-    messages = request.get('messages') or [dict(role='user', content=request['prompt'])]
+    own = request is not d
+    messages, settings = _given(request), read_request({**d.get('kwargs', {}), **request})
+    rest = beside({k: v for k, v in d.items() if k not in _CALL}, *('messages', 'prompt') * (not own))
+    if own:
+        rest |= dict(asked={k: v for k, v in beside(request, 'messages', 'prompt').items()})
+    if not {'choices', 'outputs', 'response'} & set(d):
+        return [_labelled(d, dict(rest, messages=check_calls(read_messages(messages)), request=settings))]
     response = d if 'choices' in d else d.get('outputs') or d.get('response')
-    return [{**d, 'messages': [*map(_message, messages), *_answers(response)]}]
+    answers = _answers(response)
+    if not answers:
+        raise AgentkitError(f'the response has no answer: {short(response)}')
+    return [
+        {**rest, **more, 'messages': check_calls(read_messages([*messages, answer])), 'request': settings}
+        for answer, more in answers
+    ]
 
 
-def _sharegpt(d):
-    return [{**d, 'messages': [_message(m) for m in d['conversations']]}]
-
-
-def _alpaca(d):
-    return [dict(messages=FORMATS['alpaca'][1](d))]
+_CALL = ('request', 'inputs', 'response', 'outputs', 'choices')
 
 
 def _mlflow(d):
     "Each call of a model in a trace: a span that was given messages, or a prompt, and gave an answer."
     trace, keys = d.get('info', {}).get('trace_id', ''), ('spanType', 'spanInputs', 'spanOutputs', 'llm.model')
     for span in d['data']['spans']:
-        kind, request, response, model = (_value(span['attributes'].get(f'mlflow.{k}')) for k in keys)
+        kind, request, response, model = (parsed(span['attributes'].get(f'mlflow.{k}')) for k in keys)
         if kind in ('CHAT_MODEL', 'LLM') and response and {'messages', 'prompt'} & set(request):
             yield from _chat(dict(inputs=request, outputs=response, model=model or request.get('model'), trace=trace))
 
 
-def _value(attribute):
-    return json.loads(attribute) if isinstance(attribute, str) else attribute
+_GRADES = dict(C=1.0, P=0.5, I=0.0, N=0.0, yes=1.0, true=1.0, no=0.0, false=0.0)
 
 
-LOGS = dict(openai=_chat, dspy=_chat, sharegpt=_sharegpt, alpaca=_alpaca, mlflow=_mlflow, csv=None)
+def _graded(score):
+    "The score of a scorer of inspect_ai as a number from 0 to 1; None where it has none, or another."
+    value = score.get('value') if isinstance(score, dict) else score
+    if isinstance(value, str):
+        value = _GRADES.get(value, _GRADES.get(value.lower()))
+    number = isinstance(value, (int, float)) and math.isfinite(value)
+    return float(value) if number and 0 <= value <= 1 else None
+
+
+def _part(part):
+    "A part of a message of inspect_ai as the chat format has it."
+    if isinstance(part, dict) and part.get('type') == 'reasoning':
+        if part.get('redacted'):
+            raise AgentkitError('the reasoning of an answer is redacted: nothing can be learned from it')
+        return dict(type='reasoning', reasoning=part['reasoning'])
+    return part
+
+
+def _inspect_message(m):
+    "A message of inspect_ai as the chat format has it."
+    content, calls = m.get('content'), m.get('tool_calls') or []
+    broken = [c for c in calls if c.get('parse_error')]
+    if broken:
+        raise AgentkitError(f'the arguments of {broken[0]["function"]} are not JSON: {short(broken[0]["parse_error"])}')
+    message = dict(role=m['role'], content=[_part(p) for p in content] if isinstance(content, list) else content)
+    if calls:
+        function = [dict(name=c['function'], arguments=c['arguments']) for c in calls]
+        message['tool_calls'] = [dict(id=c['id'], type='function', function=f) for c, f in zip(calls, function)]
+    if m['role'] == 'tool':
+        message |= dict(tool_call_id=m.get('tool_call_id'), name=m.get('function'))
+        if m.get('error') and not content:
+            message['content'] = m['error'].get('message')
+    known = ('role', 'content', 'tool_calls', 'tool_call_id', 'function', 'error')
+    rest = {k: v for k, v in m.items() if k not in known and v not in (None, '', [], {})}
+    return {**message, **(dict(metadata=rest) if rest.keys() - {'id', 'source', 'model'} else {})}
+
+
+def _inspect(d):
+    "A sample of a log of inspect_ai: its conversation, its scores, which epoch it was."
+    scores, about = d.get('scores') or {}, d['eval']
+    graded = [_graded(s) for s in scores.values()]
+    facts = dict(
+        task=f'{about.get("task", "")}/{d["id"]}',
+        model=about.get('model'),
+        seed=d.get('epoch', 1),
+        scores=scores,
+        score=graded[0] if len(graded) == 1 else None,
+    )
+    kept = ('target', 'metadata', 'error', 'limit', 'choices', 'model_usage')
+    facts |= {k: d[k] for k in kept if d.get(k) not in (None, '', [], {})}
+    tools = [t for e in d.get('events') or [] if e.get('event') == 'model' for t in e.get('tools') or []]
+    tools = list({t['name']: dict(type='function', function=_tool(t)) for t in tools}.values())
+    messages = check_calls(read_messages([_inspect_message(m) for m in d['messages']]))
+    return [dict(facts, messages=messages, request=dict(tools=tools) if tools else {})]
+
+
+def _tool(tool):
+    return {k: tool[k] for k in ('name', 'description', 'parameters') if k in tool}
+
+
+LOGS = {
+    'openai': _chat,
+    'dspy': _chat,
+    'sharegpt': _rows('sharegpt'),
+    'alpaca': _rows('alpaca'),
+    'mlflow': _mlflow,
+    'csv': None,
+    'trl': _trl,
+    'completion': _rows('completion'),
+    'inspect': _inspect,
+}
 
 # %% ../../notebooks/data/06_logs.ipynb #2c872620
 def _columns(d, columns):
@@ -118,12 +186,22 @@ def _columns(d, columns):
         present = ', '.join(k for k in d if k)
         raise AgentkitError(f'no column {missing[0]!r}, or no cell in it; the columns are: {present}')
     picked = {k: d[c] for k, c in columns.items()}
-    return {k: float(v) if k in ('score', 'rating') and v else v or None for k, v in picked.items()}
+    picked = {k: float(v) if k in ('score', 'rating', 'weight') and v else v or None for k, v in picked.items()}
+    weight = picked.pop('weight', None)
+    return picked if weight is None else dict(picked, loss=loss_of(dict(weight=weight)))
 
 # %% ../../notebooks/data/06_logs.ipynb #541b4867
+_OWN = ('file', 'where', 'record', 'source')  # what a record says itself of where it comes from
+
+
+def _record(example, facts, **origin):
+    own = {k: example.pop(k) for k in _OWN if k in example}
+    return make_record({**example, **facts, **(dict(log=own) if own else {})}, 'log', **origin)
+
+
 def from_log(
-    path,  # JSON lines, a JSON file, or CSV
-    format: str,  # openai, dspy, sharegpt, alpaca, mlflow or csv
+    path,  # a file that `entries` reads, or a data set of Hugging Face on disk
+    format: str,  # a name in `LOGS`
     columns: dict | None = None,  # csv: our name → the column; None: input and output
     malformed: list | None = None,  # None: an unreadable entry is an error; a list: it takes their places and reasons
     **facts,  # for every record: kind, score, rating, model, ...
@@ -131,18 +209,25 @@ def from_log(
     "The examples in a log of another tool."
     if format not in LOGS:
         raise AgentkitError(f'unknown format {format!r}; known: {", ".join(LOGS)}')
+    if columns and format != 'csv':
+        raise AgentkitError(f'columns are for csv: {format} knows its fields by their names')
     read = LOGS[format] or (lambda d: [_columns(d, columns or dict(input='input', output='output'))])
-    records = []
-    for where, d in entries(path, format):
+    records, given = [], entries(path, format)
+    if not given:
+        raise AgentkitError(f'{path} is empty: nothing to read')
+    for where, entry in given:
+        d = None
         try:
-            examples = read(json.loads(d) if isinstance(d, str) else d)
-            records += [make_record({**x, **facts}, 'log', file=Path(path).name, where=where) for x in examples]
+            d = parsed(entry)
+            if not isinstance(d, dict):
+                raise TypeError(f'an entry is an object, not {short(d)}')
+            records += [_record(x, facts, file=Path(path).name, where=where) for x in read(d)]
         except (AgentkitError, KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
             known = isinstance(e, AgentkitError)
-            reason = f'{path} {where}: {e}' if known else f'{path} {where} is not an entry of format {format}: {e!r}'
+            what = f'{path} {where}:' if known else f'{path} {where} is not an entry of format {format}:'
             if malformed is None:
-                raise AgentkitError(reason) from e
-            malformed.append(reason)
+                raise AgentkitError(f'{what} {not_read(e, d, format)}') from e
+            malformed.append(f'{what} {not_read(e, d, format)}')
     return records
 
 # %% ../../notebooks/data/06_logs.ipynb #2fa11c9e

@@ -19,9 +19,9 @@ from pathlib import Path
 from ..core.errors import AgentkitError, need
 from ..core.settings import path_of
 from ..core.store import check_name, digest, locked
+from ..data.messages import ROLES
 from ..models.gguf import write_gguf
 from ..models.store import file_sha256, model_dir, read_card, write_card
-from .encoding import ROLES
 
 # %% ../../notebooks/training/02_bases.ipynb #dc3ac84d
 END = '<|end|>'

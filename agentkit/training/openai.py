@@ -16,8 +16,9 @@ from ..core.errors import AgentkitError, folder_of, need, progress_bar
 from ..core.settings import path_of, root
 from ..core.store import Journal, digest, locked, pause, read_json, write_json, write_text
 from ..data.formats import conversations, export
+from ..data.messages import as_text
+from ..data.rows import check_row, weight
 from ..models.remote import WHOLE, EndlessAnswer, RemoteEngine, backoff, limited
-from .encoding import check_row, weight
 
 # %% ../../notebooks/training/05_openai.ipynb #706d206f
 @dataclass(frozen=True)
@@ -64,10 +65,7 @@ def check_examples(
 ) -> list[dict]:
     "The rows, if OpenAI would take them."
     for i, row in enumerate(rows, 1):
-        try:
-            check_row(row)
-        except AgentkitError as e:
-            raise AgentkitError(f'row {i}: {e}') from e
+        check_row(row, f'row {i}', idle=False)
         other = [w for w in map(weight, row['messages']) if w not in (0, 1)]
         if other:
             raise AgentkitError(f'row {i}: an answer has the weight {other[0]:g}; OpenAI knows 0 and 1 only')
@@ -163,7 +161,7 @@ def estimate(
     epochs: int = 3,
 ) -> Estimate:
     "What training the model on the rows will take."
-    counts = [count_tokens(r['messages'], model) for r in rows]
+    counts = [count_tokens(as_text(r)['messages'], model) for r in rows]
     if max(counts, default=0) > LONGEST:
         raise AgentkitError(
             f'row {counts.index(max(counts)) + 1} has {max(counts):,} tokens: '
@@ -303,7 +301,7 @@ class OpenAIProvider:
         "Train on the rows and give the new model's name; a job that was begun before is found again."
         config = RemoteConfig.of(**settings)
         rows = check_examples(conversations(rows, config.steps))
-        rows_digest = digest([r['messages'] for r in rows])
+        rows_digest = digest([as_text(r)['messages'] for r in rows])
         base = self.model.removeprefix('openai/')
         facts = dict(base=base, rows=len(rows), rows_digest=rows_digest, config=config.recipe)
         api, name = Api(self.engine), digest(facts, self.engine.address)

@@ -14,12 +14,13 @@ from pathlib import Path
 from ..core.errors import AgentkitError, meant, need, progress_bar
 from ..core.settings import path_of
 from ..core.store import Journal, Stopped, check_name, digest, pause, read_json, rng, write_text
+from ..data.rows import is_learned
 from ..envs.find import find_env
 from ..models.gguf import known_type, tensor_types, write_gguf, write_gguf_adapter
 from ..models.serving import Server, reload_servers, stop_servers
 from ..models.store import identity, model_dir, read_card, write_card
 from .bases import SERVED, build_model, ensure_model, load_pretrained, make_nano, save_model
-from .encoding import Encoded, check_row, encode, learned
+from .encoding import Encoded, encode, trainable
 
 # %% ../../notebooks/training/03_trainer.ipynb #f1d62b07
 BOUNDS = {  # of the numbers in a recipe: kind, least, most
@@ -419,7 +420,7 @@ def finetune(
     progress: bool = True,  # show a bar
 ) -> Trained:
     "Train on the rows, or find the training that was already done; a training that was interrupted goes on."
-    rows = [check_row(r) for r in rows]
+    rows = [trainable(r, f'row {i}') for i, r in enumerate(rows, 1)]
     if not rows:
         raise AgentkitError('there are 0 rows to train on: loosen the filter or collect more episodes')
     source = _source(base, rows)
@@ -479,8 +480,8 @@ class Session(Training):
         lr: float | None = None,  # None: the configured one, for all steps
     ) -> dict:
         "Learn from the rows in one step of the optimizer: loss, tokens and more. Nothing to learn changes nothing."
-        lr, rows = self.config.lr if lr is None else lr, [check_row(r, idle=True) for r in rows]
-        encoded = [self.encode(r, self.steps, i) for i, r in enumerate(rows) if learned(r)]
+        lr, rows = self.config.lr if lr is None else lr, [trainable(r, idle=True) for r in rows]
+        encoded = [self.encode(r, self.steps, i) for i, r in enumerate(rows) if is_learned(r)]
         if not encoded:
             return dict(step=self.steps, tokens=0, learned=0, loss=0.0, lr=lr, seconds=0.0)
         self.rows, self.cut = self.rows + len(encoded), self.cut + sum(e.cut for e in encoded)

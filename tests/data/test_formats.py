@@ -160,7 +160,7 @@ def test_files_from_elsewhere_can_be_read(tmp_path):
     'format, line, message',
     [
         ('openai', '{"text": "x"}', 'line 1 is not a row of format openai: KeyError'),
-        ('sharegpt', '{"conversations": [{"from": "bot", "value": "x"}]}', "KeyError\\('bot'\\)"),
+        ('sharegpt', '{"conversations": [{"from": "bot", "value": "x"}]}', "the role 'bot' is unknown"),
         ('trl', '[1]', 'line 1 is not a row of format trl'),
         ('alpaca', '{"instruction": "x", "output": "y", "history": [["a"]]}', 'line 1 is not a row of format alpaca'),
         ('trl', '', 'no rows'),
@@ -264,10 +264,21 @@ def test_trl_trains_on_it(tmp_path, format):
 
 
 @pytest.mark.parametrize('format', FORMATS)
-def test_no_other_trainer_knows_weights(tmp_path, format):
-    with pytest.raises(AgentkitError, match=f'{format} knows answers that are learned or not, no weights'):
-        export([*WON, weighted(WON[0], 0.5)], tmp_path / 'x', format)
-    assert not (tmp_path / 'x').exists()
+def test_weights_are_written_where_they_can_be(tmp_path, format):
+    rows = [*WON, weighted(WON[0], 0.5)]
+    if format in ('openai', 'sharegpt'):
+        assert export(rows, tmp_path / 'x', format)['learned'] == 'weights'
+        assert load_export(tmp_path / 'x', format) == conversations(rows)
+    else:
+        with pytest.raises(AgentkitError, match=f'{format} knows answers that are learned or not, no weights'):
+            export(rows, tmp_path / 'x', format)
+        assert not (tmp_path / 'x').exists()
+
+
+@pytest.mark.parametrize('weight', [-0.5, 2.0])
+def test_weights_that_no_other_trainer_knows_are_refused(tmp_path, weight):
+    with pytest.raises(AgentkitError, match=f'an answer has the weight {weight:g}, and other trainers know 0 to 1'):
+        export([weighted(WON[0], weight)], tmp_path / 'x', 'openai')
     assert export([weighted(r, 1.0) for r in WON], tmp_path / 'x', 'openai')['learned'] == 'all'
 
 
@@ -411,9 +422,12 @@ def test_pairs_on_disk(tmp_path, format):
     first = json.loads(path.read_text().splitlines()[0])
     assert (
         list(first)
-        == dict(trl=['prompt', 'chosen', 'rejected'], openai=['input', 'preferred_output', 'non_preferred_output'])[
-            format
-        ]
+        == dict(
+            trl=['prompt', 'chosen', 'rejected'],
+            openai=['input', 'preferred_output', 'non_preferred_output'],
+            sharegpt=['conversations', 'chosen', 'rejected'],
+            alpaca=['system', 'instruction', 'input', 'history', 'chosen', 'rejected'],
+        )[format]
     )
     path.write_text(path.read_text() + '{"prompt": 3}\n')
     with pytest.raises(AgentkitError, match='was changed after its export'):

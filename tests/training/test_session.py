@@ -136,8 +136,8 @@ def test_a_malformed_row_changes_nothing(base):
         before = weights_of(session)
         for bad, message in (
             (dict(messages=[dict(role='tool', content='x')]), "role 'tool'"),
-            (rows('look', loss='1')[0], "the loss of an assistant message is '1'"),
-            ({}, 'no assistant message'),
+            (rows('look', loss='1')[0], "the loss of an answer is '1'"),
+            ({}, 'a row needs "messages"'),
         ):
             with pytest.raises(AgentkitError, match=message):
                 session.step([*rows(ANSWERS[0]), bad])

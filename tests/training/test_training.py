@@ -632,7 +632,7 @@ def test_weights_and_other_answers_in_one_row(base, tokenizer):
 
 @pytest.mark.parametrize('loss', ['1', None, float('nan'), float('inf'), [1]])
 def test_a_weight_that_is_no_number_is_named(base, loss):
-    with pytest.raises(AgentkitError, match='the loss of an assistant message is .*: write true, false or a number'):
+    with pytest.raises(AgentkitError, match='the loss of an answer is .*, not true, false or a finite number'):
         finetune(base, [ROWS[0], weighed(ROWS[1], loss)])
 
 
@@ -642,6 +642,28 @@ def test_weights_are_learned(base):
     assert half.card['losses']['first'] == pytest.approx(
         finetune(base, ROWS, FAST, progress=False).card['losses']['first'] / 2, rel=1e-4
     )
+
+
+def test_the_gradient_is_weighted_as_the_log_says(base, tokenizer, tmp_path):
+    "Answers with the weights 0.25, 0 and 1 in a log move the model as a quarter of the first and all of the third do."
+    from agentkit.data.logs import from_log
+
+    turns = [
+        dict(role=r, content=c) for r, c in zip(['user', 'assistant'] * 3, ('a', 'go', 'b', 'wait', 'c', 'take it'))
+    ]
+
+    def gradient(*weights):
+        answers = [{**m, 'weight': w} for m, w in zip(turns[1::2], weights)]
+        messages = [m for pair in zip(turns[::2], answers) for m in pair]
+        (tmp_path / 'x.jsonl').write_text(json.dumps(dict(messages=messages)))
+        row = from_log(tmp_path / 'x.jsonl', 'openai')[0].row()
+        e, model = encode(row, tokenizer), hf.AutoModelForCausalLM.from_pretrained(model_dir(base))
+        (batch_loss(model, [e], 'cpu', torch.float32) * sum(label >= 0 for label in e.labels)).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    whole, last = gradient(1, 0, 1), gradient(0, 0, 1)
+    torch.testing.assert_close(gradient(0.25, 0, 1), 0.25 * (whole - last) + last, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(whole, last, rtol=1e-3, atol=1e-5)
 
 
 def test_an_answer_beside_the_conversation_counts_as_in_a_row_of_its_own(base, tokenizer):
@@ -676,7 +698,7 @@ def test_an_adapter_is_merged(base):
         (dict(messages=[dict(role='assistant', content=None)]), 'NoneType, not text'),
         (dict(messages=[dict(role='user', content='x', loss=True)]), 'only assistant messages'),
         (dict(messages=[dict(role='assistant', content='x', loss=False)]), 'no assistant message to learn'),
-        ({}, 'no assistant message to learn'),
+        ({}, 'a row needs "messages"'),
     ],
 )
 def test_malformed_rows(base, bad, message):
