@@ -134,6 +134,15 @@ def test_the_lock_holds_what_the_project_asks_for():
     assert set(pins) <= set(map(canonicalize_name, listed)), 'docs/licences.md is older than the lock: make lock'
 
 
+def test_every_promise_names_a_test_that_exists():
+    "docs/promises.md says which test holds what is promised."
+    named = re.findall(r'(tests/[\w/]+\.py)(?:::(\w+))?', (ROOT / 'docs/promises.md').read_text())
+    assert len(named) > 100
+    for file, name in named:
+        text = (ROOT / file).read_text()
+        assert not name or re.search(rf'^ *(async )?def {name}\b', text, re.M), f'{file} has no {name}'
+
+
 def test_every_extra_is_part_of_dev():
     extras = PROJECT['project']['optional-dependencies']
     assert {'train', 'serve', 'lab', 'docs', 'dev'} <= set(extras)
