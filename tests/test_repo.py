@@ -208,7 +208,7 @@ def test_figures_come_from_notebooks_with_results():
         assert (ROOT / 'results' / experiment / 'summary.csv').is_file(), (
             f'{path.name}: results/{experiment} has no summary'
         )
-        drawn = re.compile(rf"save_figure\(.*, (experiment|'{experiment}'), '{what}'\)")
+        drawn = re.compile(rf"(save_figure\(.*, |show_figure\()(experiment|'{experiment}'), '{what}'[,)]")
         own = [code[Path(p['report']).stem] for p in plans if p['experiment'] == experiment] or [
             c for c in code.values() if f"'{experiment}'" in c
         ]

@@ -340,7 +340,7 @@ def show_rates(
     "The conditions as people read them, best first, with what a success cost."
     ok = finished(summary, *by, *RATES).sort_values('success', ascending=False, kind='stable')
     known = lambda form: lambda x: form.format(x) if pd.notna(x) else '–'
-    out = pd.DataFrame({c: ok[c].astype(object).fillna('') for c in by} | _read(ok))
+    out = pd.DataFrame({c: ok[c].astype(object).fillna('') if ok[c].isna().any() else ok[c] for c in by} | _read(ok))
     for column, name, form in (
         ('tokens_per_success', 'tokens a success', '{:,.0f}'),
         ('dollars_per_success', '$ a success', '{:.4f}'),

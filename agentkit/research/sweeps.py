@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import pandas as pd
 from ..core.comments import assigned, comments
-from ..core.errors import AgentkitError, meant, need
+from ..core.errors import AgentkitError, folder_of, meant, need
 from ..core.secrets import Masked, Redactor, error_line
 from ..core.settings import path_of, root, settings
 from ..core.store import check_format, check_name, digest, read_json, write_json, write_text
@@ -683,7 +683,7 @@ def run_cell(
         _forget(cell)
         write_json(cell.folder / 'params.json', cell.written)
         write_json(cell.folder / 'stamp.json', stamp())
-        began, kit = time.time(), {p: _digest(p) for p in Path(__file__).resolve().parents[1].rglob('*.py')}
+        began, kit = time.time(), {p: _digest(p) for p in folder_of('agentkit', 'lab').resolve().rglob('*.py')}
         error = _attempt(cell, sys.stderr if progress else None, kernels) or _edited(cell, began, kit)
         about = dict(run=cell.run, status='failed' if error else 'ok', error=error)
         if error:

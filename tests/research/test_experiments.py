@@ -47,6 +47,11 @@ def test_every_committed_plan_is_valid(path):
     assert 'experiment' in parameters(plan['report'])
 
 
+def test_the_quickstart_begins_with_chance_the_expert_and_the_student_of_the_fewest_games():
+    cells = plan_cells(read_plan(FOLDER / 'quickstart.yaml'))
+    assert [(c.params['student'], c.params['tasks']) for c in cells[:3]] == [('random', 0), ('expert', 0), ('nano', 60)]
+
+
 def test_the_quickstart_in_small(tmp_path, results):
     "The committed notebooks on the smallest world: a program, and a student that is really trained and served."
     command = in_small(
