@@ -298,6 +298,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'agentkit.core.store.read_text': ('core/store.html#read_text', 'agentkit/core/store.py'),
                                      'agentkit.core.store.rng': ('core/store.html#rng', 'agentkit/core/store.py'),
                                      'agentkit.core.store.stoppable': ('core/store.html#stoppable', 'agentkit/core/store.py'),
+                                     'agentkit.core.store.text_of': ('core/store.html#text_of', 'agentkit/core/store.py'),
                                      'agentkit.core.store.utf8': ('core/store.html#utf8', 'agentkit/core/store.py'),
                                      'agentkit.core.store.write_bytes': ('core/store.html#write_bytes', 'agentkit/core/store.py'),
                                      'agentkit.core.store.write_json': ('core/store.html#write_json', 'agentkit/core/store.py'),

@@ -1,5 +1,7 @@
 import os
+import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,14 +15,17 @@ def own_folders(tmp_path_factory):
     base = tmp_path_factory.mktemp('agentkit')
     kept = {
         k: os.environ.get(k)
-        for k in ('AGENTKIT_ROOT', 'AGENTKIT_PATHS_RESULTS', 'AGENTKIT_PATHS_FIGURES', 'AGENTKIT_PATHS_DATA')
+        for k in ('AGENTKIT_ROOT', 'TMPDIR', *(f'AGENTKIT_PATHS_{p}' for p in ('RESULTS', 'FIGURES', 'DATA')))
     }
     os.environ.update(
         AGENTKIT_ROOT=str(ROOT),
         AGENTKIT_PATHS_RESULTS=str(base / 'results'),
         AGENTKIT_PATHS_FIGURES=str(base / 'figures'),
         AGENTKIT_PATHS_DATA=str(base / 'data'),
+        TMPDIR=str(base / 'tmp'),
     )
+    (base / 'tmp').mkdir()
+    tempfile.tempdir = None  # it is looked up again
     yield base
     for k, v in kept.items():
         if v is None:
@@ -31,9 +36,10 @@ def own_folders(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def own_environment():
-    "What a test or a notebook sets in the environment is gone after it."
-    before = dict(os.environ)
+    "What a test or a notebook sets in the environment is gone after it; and what a notebook's shell does with Ctrl-C."
+    before, pressed = dict(os.environ), signal.getsignal(signal.SIGINT)
     yield
+    signal.signal(signal.SIGINT, pressed)
     os.environ.clear()
     os.environ.update(before)
 

@@ -451,7 +451,7 @@ class Leaky(Environment):
         ('evaluate --env leaky:Leaky --policy random --json', 0),
         ('play --env leaky:Leaky --policy random', 0),
         ('play --env leaky:Leaky --policy random --json', 0),
-        ('tasks --env broken:Broken', 1),
+        ('tasks --env broken:Broken', 2),
         ('evaluate --policy openai/x@http://ann:pass-CANARY-99@', 2),
         ('evaluate --policy http://ann:pass-CANARY-99@host', 2),
         (f'evaluate --policy expert --out-of-place {CANARY}', 2),

@@ -14,7 +14,8 @@ import pytest
 from agentkit.cli import COMMANDS, main
 
 ROW = dict(messages=[dict(role='user', content='Go.'), dict(role='assistant', content='forward', loss=True)])
-RIGHT = {  # command → arguments with which it would begin
+RIGHT = {
+    'clean': '',  # command → arguments with which it would begin
     'env list': '',
     'env check': 'corridor',
     'tasks': '',
@@ -235,13 +236,13 @@ ROWS = {
 }
 LOGS = {
     'nothing': 'nothing does not exist',
-    'folder': 'folder cannot be read',
-    'empty.jsonl': 'empty.jsonl: no examples',
+    'folder': 'folder is a folder that `save_to_disk` did not write',
+    'empty.jsonl': 'empty.jsonl is empty: nothing to read',
     'file': 'file line 1',
     'bytes.json': 'UTF-8',
     'utf16.jsonl': 'UTF-16',
     'five.jsonl': 'five.jsonl line 1',
-    'rows.jsonl --format csv': 'no examples',
+    'rows.jsonl --format csv': 'rows.jsonl is empty: nothing to read',
     'rows.jsonl --column input=x': '--column input=…: with --format csv',
     'rows.jsonl --format csv --column inptu=x': '--column inptu=…',
 }
@@ -258,7 +259,7 @@ RECORDS = {
 }
 BESIDE = {
     'nothing.jsonl': 'nothing.jsonl does not exist',
-    'folder': 'folder cannot be read',
+    'folder': 'folder is a folder that `save_to_disk` did not write',
     'utf16.jsonl': 'UTF-16',
     'file': 'file line 1',
     'five.jsonl': 'five.jsonl line 1',

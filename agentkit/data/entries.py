@@ -60,10 +60,7 @@ def entries(
         return _parquet(path, data)
     if data[:4] == b'PK\x03\x04':
         return _zipped(path, data)
-    try:
-        text = data.decode('utf-8-sig')
-    except UnicodeDecodeError as e:
-        raise AgentkitError(f'{path} is not UTF-8 text: {e}') from e
+    text = text_of(data, path)
     if format == 'csv':
         return _table(path, text)
     if format == 'inspect':

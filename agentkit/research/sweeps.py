@@ -198,6 +198,10 @@ def _without_address(value):
     return re.sub(r'@https?://\S+', '', value) if isinstance(value, str) else value
 
 
+def _redactor():
+    return Redactor(strict=True, mark='***')
+
+
 @dataclass(frozen=True)
 class Cell:
     "One run of a sweep."
@@ -568,10 +572,6 @@ def execute(
         finally:
             if name in copies:
                 write_json(out, _without_secrets(json.loads(copies.pop(name)), params))
-
-
-def _redactor():
-    return Redactor(strict=True, mark='***')
 
 
 def _without_secrets(value, params):

@@ -400,6 +400,12 @@ def feedback(
     return '\n'.join(lines)
 
 # %% ../../notebooks/tuning/01_prompts.ipynb #142796f6
+COUNTS = (
+    *('episodes', 'won', 'broken', 'unjudged', 'unreadable', 'calls', *EPISODE),
+    *('prompt_calls', *(f'prompt_{k}' for k in EPISODE)),
+)
+
+
 class _Stop(BaseException):
     "Leaves the optimiser at once; its cause is the error to show."
 
@@ -603,12 +609,6 @@ def prompt_of(agent: Agent) -> dict:
     return dict(instructions=agent.react.signature.instructions, demos=[dict(d) for d in agent.react.demos])
 
 # %% ../../notebooks/tuning/01_prompts.ipynb #4cadd278
-COUNTS = (
-    *('episodes', 'won', 'broken', 'unjudged', 'unreadable', 'calls', *EPISODE),
-    *('prompt_calls', *(f'prompt_{k}' for k in EPISODE)),
-)
-
-
 def _gave_up(search, error):
     "An optimiser's own failure in a line; it gives up where a model answers nothing that it can use."
     why = f'{type(error).__name__}: {error}'.splitlines()[0]

@@ -235,7 +235,7 @@ def test_a_view_is_looked_up_in_each_episodes_environment():
     with pytest.raises(AgentkitError, match="no view 'map'"):
         rows([t], student_agent(None, view='map'))
     unknown = dataclasses.replace(t, task=Task('x', 'somewhere'))
-    with pytest.raises(AgentkitError, match="unknown environment 'somewhere'"):
+    with pytest.raises(AgentkitError, match="data name the environment 'somewhere', which is not registered"):
         rows([unknown], agent)
     assert len(rows([unknown], student_agent(None, view='full'))) == 1, 'who reads everything needs no environment'
 

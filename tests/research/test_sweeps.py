@@ -441,7 +441,7 @@ def test_what_is_asked_to_end_does_not_begin(tmp_path, results):
 
 def test_jobs_that_are_no_number_are_one_line(tmp_path, results, monkeypatch):
     monkeypatch.setenv('AGENTKIT_SWEEPS_JOBS', 'many')
-    with pytest.raises(AgentkitError, match='jobs = many: write a whole number from 1'):
+    with pytest.raises(AgentkitError, match='jobs = many: write a number from 1'):
         sweep(plan_cells(read_plan(plan(tmp_path, DOUBLE))), progress=False)
 
 
