@@ -10,6 +10,7 @@ import csv, gzip, io, json, math, zipfile, zlib
 from collections import Counter
 from pathlib import Path
 from ..core.errors import AgentkitError, need
+from ..core.store import text_of
 
 # %% ../../notebooks/data/00_entries.ipynb #33b354d4
 def parse_json(

@@ -239,7 +239,7 @@ def _format(name):
 
 
 ALPACA = ('system', 'instruction', 'input', 'output', 'history')
-_READ = {  # what each format reads of an entry
+_READ = {  # what each format reads of an entry; one from elsewhere may read all of it
     'openai': ('messages',),
     'trl': ('messages',),
     'trl-completion': ('prompt', 'completion'),
@@ -280,7 +280,7 @@ def read_row(
     "The row in an entry; what it says of no message is its provenance."
     if not isinstance(d, dict):
         raise AgentkitError(f'an entry is an object, not {short(d)}')
-    rest, (_, read, _) = beside(d, *_READ[format]), _format(format)
+    rest, (_, read, _) = beside(d, *_READ.get(format, d)), _format(format)
     row = read(d)
     if is_wanted(d) is False:
         row['messages'] = learned(row['messages'], False)
