@@ -7,7 +7,7 @@ __all__ = ['THINK', 'IMAGE', 'SETTINGS', 'PLACES', 'ADAPTERS', 'HOW', 'Policy', 
            'resolve_view', 'lm_state', 'adapter_state', 'source_of', 'Agent', 'demonstration']
 
 # %% ../../notebooks/agents/02_policy.ipynb #6074f607
-import copy, functools, inspect, json, textwrap
+import copy, functools, inspect, json, textwrap, threading
 from collections.abc import Callable
 from typing import Protocol
 import dspy
@@ -158,6 +158,9 @@ def _plain(values):
     return {k: v for k, v in values.items() if v is not None and writable(v)}
 
 
+_PARSING = threading.Lock()  # two threads that parse at once can fail in Python 3.11 (python/cpython#106905)
+
+
 def source_of(
     f: Callable,  # a function, or a class
 ) -> list:
@@ -165,7 +168,8 @@ def source_of(
     if isinstance(f, functools.partial):
         return [*source_of(f.func), str(f.args), str(f.keywords)]
     try:
-        source = inspect.getsource(f)
+        with _PARSING:
+            source = inspect.getsource(f)
     except (OSError, TypeError):  # typed in at a prompt, or built in
         source = repr(getattr(f, '__qualname__', type(f)))
     if not inspect.isfunction(f):

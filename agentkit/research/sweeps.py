@@ -502,12 +502,13 @@ class _Copies(dict):
     "Executed notebooks as papermill writes them, in memory: no secret touches the disk, whatever way this ends."
 
     write, pretty_path = (lambda self, text, name: self.update({name: text})), (lambda self, name: name)
+    scheme = property(lambda self: f'in-memory-{id(self)}:')  # nobody else's: papermill takes the first that fits
 
 
 @functools.cache
 def _copies():
     copies = _Copies()
-    need('papermill.iorw', 'lab').papermill_io.register('in-memory:', copies)
+    need('papermill.iorw', 'lab').papermill_io.register(copies.scheme, copies)
     return copies
 
 
@@ -549,7 +550,8 @@ def execute(
     content = notebook if isinstance(notebook, dict) else read_notebook(notebook)
     often = 1 if log and log.isatty() else 30  # seconds between two words of a bar
     begin = f"import os; os.environ.update(AGENTKIT_PROGRESS='text', TQDM_MININTERVAL='{often}')"
-    out, copies, name = Path(out), _copies(), f'in-memory:{out}'
+    out, copies = Path(out), _copies()
+    name = f'{copies.scheme}{out}'
     given = need('nbformat', 'lab').from_dict(_filled(content, params))
     with Masked(_Log(log)) as stdout, Masked(_Log(log)) as stderr:
         try:
