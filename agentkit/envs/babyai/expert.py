@@ -82,11 +82,11 @@ class Seen:
         inside = left <= origin[0] <= right and top <= origin[1] <= bottom
         return inside and description.lies(*self.start.relative(*origin))
 
-# %% ../../../notebooks/envs/babyai/04_expert.ipynb #61bbefd7
+# %% ../../../notebooks/envs/babyai/04_expert.ipynb #762b465a
 WIDE = 1 << 10  # cells of a row in a number that stands for a cell
 AHEAD = tuple(dx + dy * WIDE for dx, dy in STEPS)
 THERE = -1  # the state after the last one of a way
-BLOCK, BLOCK_FULL, LOCK, LATER = 5, 9, 60, 20  # what it costs to pass: a thing, with full hands, a lock, a later door
+BLOCK, BLOCK_FULL, LOCK, LATER = 7, 11, 60, 6  # what it costs to pass: a thing, with full hands, a lock, a later door
 
 
 def _number(x, y):
@@ -173,9 +173,10 @@ def _faced(state):
 
 
 def _cells(path):
-    return {s >> 2 for s in path} | {_faced(s) for s in path[-1:]}
+    "What has to stay free: all but the first cell, which is left behind."
+    return {s >> 2 for s in path} - {path[0] >> 2} | {_faced(path[-1])}
 
-# %% ../../../notebooks/envs/babyai/04_expert.ipynb #7ae7f330
+# %% ../../../notebooks/envs/babyai/04_expert.ipynb #2d008448
 SUBGOALS = ('Close', 'Open', 'Drop', 'Pickup', 'GoNextTo', 'Explore', 'done', 'none')
 
 
@@ -231,7 +232,7 @@ class Planner:
             return [Hint('done', 'done')]
         now = self.seen.now
         self.here = _number(now.x, now.y) * 4 + now.heading
-        self.later = {_number(*at) for s in self.rest[1:] for p in s if p.verb == 'open' for at in self._at(p.thing)}
+        self.later = self._later()
         if self.part in self.rest[0]:  # no part is left for another while it can go on
             if plan := self._act(self.part)[0]:
                 return plan
@@ -241,6 +242,14 @@ class Planner:
             *_, plan, self.part = min(plans, key=lambda p: p[:2])
             return plan
         return self._explore()
+
+    def _later(self):
+        "Doors better left alone: those of later parts, and all others while a door or something in this room is wanted."
+        later = {at for s in self.rest[1:] for p in s if p.verb == 'open' for at in self._at(p.thing)}
+        if any(p.thing.place or p.verb == 'open' for p in self.rest[0]):
+            now = {at for p in self.rest[0] for at in self._at(p.thing)}
+            later |= {at for at, code in self.seen.cells.items() if code[1] == 'c' and at not in now}
+        return {_number(*at) for at in later}
 
     def _at(self, description):
         return self.seen.meant(description)
@@ -258,6 +267,8 @@ class Planner:
             return self._reach(self._beside(part, None), 'drop')
         if self.seen.holds(part.thing) and not (part.beside.only and part.beside.fits(self.seen.now.carrying)):
             return [], 0
+        if self.seen.holds(part.beside) and not self._at(part.beside):
+            return self._drop(set())
         only = {_number(*at) for at in self._at(part.beside)} if part.beside.only else set()
         return self._fetch(
             {c: 0 for c in goal if c not in only}, lambda c: self._beside(part, c) or self._unseen(), part.thing
@@ -293,12 +304,13 @@ class Planner:
 
     def _explore(self):
         "Hints to see more; if nothing is left, to open a box."
-        hints, _ = self._reach(self._unseen(), '')
-        if not hints:
-            wanted = {at for s in self.rest for p in s for d in (p.thing, p.beside) if d for at in self._at(d)}
-            boxes = {at for at, code in self.seen.cells.items() if code[1] == 'x'}
-            hints, _ = self._reach({_number(*at): 0 for at in boxes - wanted or boxes}, 'toggle')
-        return hints
+        if hints := self._reach(self._unseen(), '')[0]:
+            return hints
+        if self.seen.now.carrying:
+            return self._drop(set())[0]
+        wanted = {at for s in self.rest for p in s for d in (p.thing, p.beside) if d for at in self._at(d)}
+        boxes = {at for at, code in self.seen.cells.items() if code[1] == 'x'} - wanted
+        return self._reach({_number(*at): 0 for at in boxes}, 'toggle')[0]
 
     def _reach(self, goal, verb, busy=frozenset()):
         "Hints to stand before one of these cells and do something."
@@ -307,19 +319,25 @@ class Planner:
         if not path:
             return [], 0
         obstacle, last = ways.obstacle(path), _faced(path[-1])
-        if obstacle is None and last in ways.obstacles and (verb == 'drop' or self._code(last)[1] == 'l'):
+        if obstacle is None and self._hinders(last, verb):
             obstacle = last
         if obstacle is not None:
             hints = self._clear(obstacle, _cells(path), busy)
-            return (
-                (hints, cost)
-                if hints
-                else self._reach({c: p for c, p in goal.items() if c != obstacle}, verb, busy | {obstacle})
-            )
+            if hints:
+                return hints, cost
+            others = {c: p for c, p in goal.items() if c != obstacle}
+            return self._reach(others, verb, busy | {obstacle})
         hints = self._moves(path, 'GoNextTo' if verb else 'Explore')
         if verb and not (hints and hints[-1].action == 'toggle'):
             hints.append(Hint(verb, self._subgoal(verb, last)))
         return hints, cost
+
+    def _hinders(self, cell, verb):
+        "Has what is in this cell to go before that can be done to it?"
+        code = self._code(cell)
+        if verb == 'toggle':
+            return code[1] == 'l' and code[0] != _key(self.seen.now.carrying)
+        return verb == 'drop' and code[1] in MOVABLE
 
     def _subgoal(self, verb, cell):
         if verb == 'toggle':
@@ -363,9 +381,9 @@ class Planner:
             path_2, cost_2 = further.to(path[-1], then(taken))
             if not path_2:
                 return [], 0
-            last = _faced(path_2[-1])
             obstacle, keep, cost = further.obstacle(path_2), keep | _cells(path_2), cost + cost_2
-            if obstacle is None and last in further.obstacles and self._code(last)[1] in MOVABLE:
+            last = _faced(path_2[-1])
+            if obstacle is None and last != taken and self._hinders(last, 'drop'):
                 obstacle = last
         if obstacle is not None:
             return self._clear(obstacle, keep, busy), cost
