@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['FIRST_SEED', 'ROOM', 'INSTRUCTIONS', 'BabyAI']
 
-# %% ../../../notebooks/envs/babyai/05_environment.ipynb #fd7170f2
+# %% ../../../notebooks/envs/babyai/05_environment.ipynb #650fa898
 from ...core.actions import Choice
 from ...core.errors import AgentkitError
 from ...core.types import Observation, Task
 from ..base import Environment
+from .expert import ADVISORS
 from .world import ACTIONS, World, level_id
 
-# %% ../../../notebooks/envs/babyai/05_environment.ipynb #debb6249
+# %% ../../../notebooks/envs/babyai/05_environment.ipynb #4c907741
 FIRST_SEED = dict(train=1_000_000, valid=500_000, test=0)  # of a split; the numbers between them are never reached
 ROOM = 400_000  # seeds of a split
 INSTRUCTIONS = """You walk through a grid of rooms and carry out a mission.
@@ -36,9 +37,12 @@ class BabyAI(Environment):
         self,
         levels: str = 'GoToRedBall,GoToLocal,PickupLoc,PutNextLocal',  # names or ids; see `envs.babyai.world.levels`
         full: bool = False,  # see the whole grid
+        advisor: str = 'planner',  # who gives the hints: "planner", from what was seen, or "bot", Minigrid's own
     ):
-        self.levels, self.full = _listed(levels), full
-        self.world = None
+        if advisor not in ADVISORS:
+            raise AgentkitError(f'advisor is {advisor!r}, and not one of {", ".join(ADVISORS)}')
+        self.levels, self.full, self.advisor = _listed(levels), full, advisor
+        self.world = self.advice = None
 
     @classmethod
     def tasks(cls, split, n=None, seed=0, levels='GoToRedBall,GoToLocal,PickupLoc,PutNextLocal'):
@@ -54,15 +58,22 @@ class BabyAI(Environment):
 
     def reset(self, task, seed=0):
         self.world = World(task.data['level'], task.data['seed'], self.full)
-        return self._look()
+        self.advice = ADVISORS[self.advisor](self.world)
+        return self._look(self.world.text())
 
     def step(self, action):
         self.world.act(action)
-        return self._look()
+        text = self.world.text()
+        self.advice.acted(action, text)
+        return self._look(text)
 
-    def _look(self):
+    def _look(self, text):
         w = self.world
-        return Observation(w.text(), Choice(ACTIONS), w.reward, done=w.ended, score=float(w.won))
+        return Observation(text, Choice(ACTIONS), w.reward, done=w.ended, score=float(w.won))
+
+    def expert(self):
+        "The advisor's hint; where there is none, `advice.why` says why."
+        return self.advice.hint()
 
 
 def _listed(levels):
