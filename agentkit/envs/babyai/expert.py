@@ -84,7 +84,7 @@ class Seen:
         inside = left <= origin[0] <= right and top <= origin[1] <= bottom
         return inside and description.lies(*self.start.relative(*origin))
 
-# %% ../../../notebooks/envs/babyai/04_expert.ipynb #436f9b67
+# %% ../../../notebooks/envs/babyai/04_expert.ipynb #0baf4484
 WIDE = 1 << 10  # cells of a row in a number that stands for a cell
 AHEAD = tuple(dx + dy * WIDE for dx, dy in STEPS)
 THERE = -1  # the state after the last one of a way
@@ -188,7 +188,7 @@ def _cells(path):
     "What has to stay free: all but the first cell, which is left behind."
     return {s >> 2 for s in path} - {path[0] >> 2} | {_faced(path[-1])}
 
-# %% ../../../notebooks/envs/babyai/04_expert.ipynb #dad38374
+# %% ../../../notebooks/envs/babyai/04_expert.ipynb #204f3e75
 CIRCLES = 3  # times that a state of knowledge may come back
 SUBGOALS = ('Close', 'Open', 'Drop', 'Pickup', 'GoNextTo', 'Explore', 'done', 'none')
 
