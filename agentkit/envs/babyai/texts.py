@@ -6,8 +6,8 @@
 __all__ = ['ARROWS', 'ABOUT', 'LETTERS', 'natural', 'ascii_text', 'from_ascii', 'tuples', 'from_tuples', 'beside', 'relative',
            'around', 'sight_of', 'Told', 'remarks', 'Natural', 'Ascii', 'Tuples', 'Relative']
 
-# %% ../../../notebooks/envs/babyai/06_texts.ipynb #d2aa10d2
-import ast, re
+# %% ../../../notebooks/envs/babyai/06_texts.ipynb #3e6e1f02
+import ast, functools, re
 from itertools import groupby
 from ...core.errors import AgentkitError
 from ...core.types import State
@@ -158,7 +158,7 @@ def around(sight: Sight) -> dict[tuple[int, int], str]:
     "Steps ahead and steps to the right → code, of what is seen."
     return {sight.relative(x, y): code for (x, y), code in sight.cells.items()}
 
-# %% ../../../notebooks/envs/babyai/06_texts.ipynb #283f3472
+# %% ../../../notebooks/envs/babyai/06_texts.ipynb #dcbab627
 ABOUT = """You walk through a grid of rooms and carry out a mission. A row has a greater number the farther south it lies, a \
 column the farther east. You turn left or right, go forward, pick up, drop or toggle (open, close, unlock) what is right \
 before you. To "go to" a thing is to stand before it and look at it."""
@@ -166,6 +166,7 @@ LETTERS = """ A cell has two letters: .. empty, ## wall, ?? not seen; >> vv << ^
 g green, b blue, p purple, y yellow, e grey) and a thing (k key, b ball, x box, o open door, c closed door, l locked door)."""
 
 
+@functools.lru_cache(4096)  # a view reads the same texts again at each step
 def sight_of(text: str) -> Sight | None:
     "The sight in an observation's text; None: there is none."
     return decode(text) if text.startswith('mission: ') else None
