@@ -5,20 +5,22 @@
 # %% auto #0
 __all__ = ['ACTIONS', 'PAD', 'ALL', 'NOTHING', 'levels', 'level_id', 'World']
 
-# %% ../../../notebooks/envs/babyai/02_world.ipynb #33e49dd3
+# %% ../../../notebooks/envs/babyai/02_world.ipynb #916555b3
 import contextlib, functools, io
 from ...core.errors import AgentkitError, meant, need
+from .mixed import register
 from agentkit.envs.babyai.sight import (
     EMPTY, HEADINGS, MIDDLE, SIZE, STEPS, UNSEEN, WALL, Sight, code_of, seen_rows, written
 )
 
-# %% ../../../notebooks/envs/babyai/02_world.ipynb #7bb52434
+# %% ../../../notebooks/envs/babyai/02_world.ipynb #0503eaaa
 @functools.cache
 def levels() -> dict[str, str]:
     "Name → id of every level with a mission, the newest version of each; BabyAI's without their prefix."
     gymnasium, _ = need('gymnasium', 'babyai'), need('minigrid', 'babyai')
-    ids = sorted(i for i in gymnasium.registry if i.startswith(('BabyAI-', 'MiniGrid-')))
-    return {i.removeprefix('BabyAI-').rpartition('-v')[0]: i for i in ids}
+    register()
+    ids = sorted(i for i in gymnasium.registry if i.startswith(('BabyAI-', 'MiniGrid-', 'agentkit/')))
+    return {i.removeprefix('BabyAI-').removeprefix('agentkit/').rpartition('-v')[0]: i for i in ids}
 
 
 def level_id(
