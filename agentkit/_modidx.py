@@ -1175,6 +1175,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'agentkit/envs/babyai/world.py'),
                                             'agentkit.envs.babyai.world.World.text': ( 'envs/babyai/world.html#world.text',
                                                                                        'agentkit/envs/babyai/world.py'),
+                                            'agentkit.envs.babyai.world._begun': ( 'envs/babyai/world.html#_begun',
+                                                                                   'agentkit/envs/babyai/world.py'),
                                             'agentkit.envs.babyai.world._code': ( 'envs/babyai/world.html#_code',
                                                                                   'agentkit/envs/babyai/world.py'),
                                             'agentkit.envs.babyai.world._northward': ( 'envs/babyai/world.html#_northward',

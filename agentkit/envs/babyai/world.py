@@ -34,7 +34,7 @@ def level_id(
         raise AgentkitError(f'unknown level {name!r}{meant(name, known) or "; for example GoToLocal"}')
     return known[name]
 
-# %% ../../../notebooks/envs/babyai/02_world.ipynb #35e7a446
+# %% ../../../notebooks/envs/babyai/02_world.ipynb #e58b7e0a
 ACTIONS = ('left', 'right', 'forward', 'pickup', 'drop', 'toggle', 'done')  # Minigrid's 0–6
 PAD = SIZE  # cells of wall around the grid: a look over the edge needs no test
 
@@ -51,9 +51,7 @@ class World:
         gymnasium, _ = need('gymnasium', 'babyai'), need('minigrid', 'babyai')
         self.full = full
         with contextlib.redirect_stdout(io.StringIO()):  # "Sampling rejected"
-            self.env = gymnasium.make(level_id(level), disable_env_checker=True).unwrapped
-            self.env.gen_obs = dict  # nobody asks for Minigrid's own observation
-            self.env.reset(seed=seed)
+            self.env = _begun(gymnasium, level_id(level), seed)
         self.env.update_objs_poss = self._update
         self.parts = list(_parts(getattr(self.env, 'instrs', None), self.env))
         self.won, self.reward, self.ended, self.moved = False, 0.0, False, False
@@ -71,7 +69,7 @@ class World:
         grid = self.env.grid
         self.width = grid.width + 2 * PAD
         size = self.width * (grid.height + 2 * PAD)
-        self.codes, self.clear = [WALL] * size, bytearray(size)
+        self.codes, self.clear = [WALL] * size, bytearray([self.env.see_through_walls]) * size
         for y in range(grid.height):
             for x in range(grid.width):
                 self._read_cell(x, y)
@@ -80,7 +78,7 @@ class World:
         cell, i = self.env.grid.get(x, y), (x + PAD) + (y + PAD) * self.width
         self.moved = self.moved or self.codes[i] != _code(cell)
         self.codes[i] = _code(cell)
-        self.clear[i] = cell is None or cell.see_behind()
+        self.clear[i] = self.env.see_through_walls or cell is None or cell.see_behind()
 
     @property
     def position(self) -> tuple[int, int]:
@@ -105,7 +103,9 @@ class World:
         "Do one primitive action; `won`, `reward` and `ended` say how the episode stands."
         self.moved = self.moved or (action == 'drop' and self.env.carrying is not None)
         _, reward, terminated, truncated, _ = self.env.step(ACTIONS.index(action))
-        if action in ('pickup', 'drop', 'toggle'):  # the walker has not moved: what it faced, it faces
+        if hasattr(self.env, 'obstacles'):  # they move by themselves
+            self._read_grid()
+        elif action in ('pickup', 'drop', 'toggle'):  # the walker has not moved: what it faced, it faces
             self._read_cell(*map(int, self.env.front_pos))
         self.reward, self.ended = float(reward), bool(terminated or truncated)
         self.won = self.won or reward > 0
@@ -130,6 +130,17 @@ class World:
         seen = seen_rows([bytes(self.clear[s]) for s in spans])
         rows = [_shown(self.codes[span], row) for span, row in zip(spans, seen)]
         return _northward(rows, x, y, heading)
+
+
+def _begun(gymnasium, id, seed):
+    "The level after its reset; some of Minigrid's need another package."
+    try:
+        env = gymnasium.make(id, disable_env_checker=True).unwrapped
+        env.gen_obs = dict  # nobody asks for Minigrid's own observation
+        env.reset(seed=seed)
+        return env
+    except gymnasium.error.DependencyNotInstalled as e:
+        raise AgentkitError(f'{id}: {e}') from e
 
 
 def _code(cell):
