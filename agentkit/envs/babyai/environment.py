@@ -5,23 +5,23 @@
 # %% auto #0
 __all__ = ['FIRST_SEED', 'ROOM', 'FEW', 'LEVELS', 'FORMS', 'INSTRUCTIONS', 'BabyAI']
 
-# %% ../../../notebooks/envs/babyai/05_environment.ipynb #1eee96b8
+# %% ../../../notebooks/envs/babyai/05_environment.ipynb #71ba0a95
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from ...core.actions import Choice
 from ...core.errors import AgentkitError
-from ...core.types import Observation, Task
+from ...core.types import Hint, Observation, Task
 from ..base import Environment
 from . import mixed, published, seen, texts
-from .expert import Seen
+from .expert import ADVISORS, Seen, walk_for
 from .macros import macros, refusal
 from .published import WORDS, agentgym_tasks
 from .sight import decode
 from .vary import vary
 from .world import ACTIONS, World, level_id
 
-# %% ../../../notebooks/envs/babyai/05_environment.ipynb #ee22053b
+# %% ../../../notebooks/envs/babyai/05_environment.ipynb #4283e8b1
 FIRST_SEED = dict(train=1_000_000, valid=500_000, test=0)  # of a split; the numbers between them are never reached
 ROOM = 400_000  # seeds of a split
 FEW = 25  # tasks of a level when nobody says how many
@@ -78,16 +78,19 @@ class BabyAI(Environment):
         full: bool = False,  # see the whole grid
         actions: str = 'primitive',  # or "words" (of BabyAI-Text and BALROG), "macro", "agentgym" (macros by its rules)
         done: bool = False,  # offer the action "done", which only costs a step
+        advisor: str = 'planner',  # who gives the hints: "planner", from what was seen, or "bot", Minigrid's own
         above: float = 0.0,  # a reward that wins is greater; AgentGym: 0.5, so after 56 % of the steps a success is lost
     ):
         if actions not in FORMS:
             raise AgentkitError(f'actions is {actions!r}, and not one of {", ".join(FORMS)}')
+        if advisor not in ADVISORS:
+            raise AgentkitError(f'advisor is {advisor!r}, and not one of {", ".join(ADVISORS)}')
         if not 0 <= above < 1:
             raise AgentkitError(f'above is {above!r}: rewards are between 0 and 1')
         _listed(levels, 'train')
-        self.full, self.form, self.above = full, actions, above
+        self.full, self.form, self.advisor, self.above = full, actions, advisor, above
         self.plain = {(WORDS[a] if actions == 'words' else a): a for a in ACTIONS[: 6 + done]}
-        self.choice, self.world = Choice(tuple(self.plain)), None
+        self.choice, self.world, self.advice = Choice(tuple(self.plain)), None, None
 
     @classmethod
     def tasks(cls, split, n=None, seed=0, levels=LEVELS):
@@ -102,6 +105,7 @@ class BabyAI(Environment):
 
     def reset(self, task, seed=0):
         self.world = World(task.data['level'], task.data['seed'], self.full)
+        self.advice = ADVISORS[self.advisor](self.world)
         self.known, self.possible = None, {}
         return self._look(self.world.text(), 0.0)
 
@@ -109,20 +113,25 @@ class BabyAI(Environment):
         if not self.world:
             raise AgentkitError('no episode has begun: call reset first')
         if self.form in ('primitive', 'words'):
-            self.world.act(self.plain[action])
-            return self._look(self.world.text(), self.world.reward)
+            return self._look(self._act(self.plain[action]), self.world.reward)
         return self._walk(self.possible[action])
+
+    def _act(self, action):
+        "Do one primitive action; the text of what is seen then."
+        self.world.act(action)
+        text = self.world.text()
+        self.advice.acted(action, text)
+        return text
 
     def _walk(self, actions):
         "Do primitive actions until one changes nothing; the text tells all that was seen on the way."
         cells, reward, now = {}, 0.0, self.known.now
         for action in actions:
-            self.world.act(action)
-            before, now = now, decode(self.world.text())
+            before, now = now, decode(self._act(action))
             cells, reward = {**cells, **now.cells}, reward + self.world.reward
             if self.world.ended or self._idle(before, now):
                 break
-        return self._look(self.world.text() if self.form == 'agentgym' else replace(now, cells=cells).encode(), reward)
+        return self._look((now if self.form == 'agentgym' else replace(now, cells=cells)).encode(), reward)
 
     def _idle(self, before, now):
         "Did nothing change? In AgentGym's eyes, who turns and sees the same picture has not turned."
@@ -154,6 +163,15 @@ class BabyAI(Environment):
         return Observation(
             f'{self.world.text()}\n{refusal(self.known, action)}', self.choice, score=float(self._won())
         )
+
+    def expert(self):
+        "The advisor's hint; where there is none, `advice.why` says why."
+        hint = self.advice.hint()
+        if hint is None or self.form in ('primitive', 'words'):
+            names = {primitive: name for name, primitive in self.plain.items()}
+            return Hint(names[hint.action], hint.subgoal) if hint and hint.action in names else None
+        plan = self.advice.planner.plan if self.advisor == 'planner' else [hint]
+        return walk_for(plan, self.possible, self.known.now)
 
     def progress(self):
         "The share of the mission's parts that are done; 1 when it is won."
