@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADINGS', 'STEPS', 'COLOURS', 'THINGS', 'EMPTY', 'WALL', 'UNSEEN', 'HEAD', 'SIZE', 'MIDDLE', 'code_of', 'thing_of',
-           'Sight', 'written', 'decode', 'seen_rows']
+           'Sight', 'written', 'headed', 'drawn', 'decode', 'seen_rows']
 
 # %% ../../../notebooks/envs/babyai/01_sight.ipynb #c4b44592
 import functools, re
@@ -49,7 +49,7 @@ _PLAIN = dict(empty=EMPTY, wall=WALL, unseen=UNSEEN)
 _WORDS = {v: k for k, v in _PLAIN.items()}
 _LETTERS = {word: letter for letters in (COLOURS, THINGS) for letter, word in letters.items()}
 
-# %% ../../../notebooks/envs/babyai/01_sight.ipynb #5f3e9f64
+# %% ../../../notebooks/envs/babyai/01_sight.ipynb #54d94796
 @dataclass(frozen=True)
 class Sight:
     "What a walker knows after a step."
@@ -89,13 +89,21 @@ class Sight:
 
 def written(mission, x, y, heading, carrying, done, left, top, rows) -> str:
     "The text of a sight whose cells stand in rows of codes; the first of them is at (left, top)."
-    lines = [
-        f'mission: {mission}',
-        f'done: {"; ".join(done) or "nothing"}',
-        f'you: {x},{y} facing {HEADINGS[heading]}, carrying {carrying or "nothing"}',
-        '     ' + ' '.join(_number(i) for i in range(left, left + len(rows[0]))),
-    ]
-    return '\n'.join(lines + [f'{top + i:3}: ' + ' '.join(row) for i, row in enumerate(rows)])
+    return f'{headed(mission, x, y, heading, carrying, done)}\n{drawn(left, top, rows)}'
+
+
+def headed(mission, x, y, heading, carrying, done) -> str:
+    "The lines above the map."
+    return (
+        f'mission: {mission}\ndone: {"; ".join(done) or "nothing"}\n'
+        f'you: {x},{y} facing {HEADINGS[heading]}, carrying {carrying or "nothing"}'
+    )
+
+
+def drawn(left, top, rows) -> str:
+    "The map."
+    numbers = '     ' + ' '.join(_number(i) for i in range(left, left + len(rows[0])))
+    return '\n'.join([numbers, *(f'{top + i:3}: ' + ' '.join(row) for i, row in enumerate(rows))])
 
 
 @functools.cache
