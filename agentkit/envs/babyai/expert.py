@@ -84,7 +84,7 @@ class Seen:
         inside = left <= origin[0] <= right and top <= origin[1] <= bottom
         return inside and description.lies(*self.start.relative(*origin))
 
-# %% ../../../notebooks/envs/babyai/04_expert.ipynb #436f9b67
+# %% ../../../notebooks/envs/babyai/04_expert.ipynb #0baf4484
 WIDE = 1 << 10  # cells of a row in a number that stands for a cell
 AHEAD = tuple(dx + dy * WIDE for dx, dy in STEPS)
 THERE = -1  # the state after the last one of a way
@@ -188,7 +188,7 @@ def _cells(path):
     "What has to stay free: all but the first cell, which is left behind."
     return {s >> 2 for s in path} - {path[0] >> 2} | {_faced(path[-1])}
 
-# %% ../../../notebooks/envs/babyai/04_expert.ipynb #dad38374
+# %% ../../../notebooks/envs/babyai/04_expert.ipynb #067d1c50
 CIRCLES = 3  # times that a state of knowledge may come back
 SUBGOALS = ('Close', 'Open', 'Drop', 'Pickup', 'GoNextTo', 'Explore', 'done', 'none')
 
@@ -276,33 +276,30 @@ class Planner:
             return self._reach({c: int(code[1] == 'o') for c, code in known.items()}, 'toggle')
         if part.verb == 'pick up':
             return self._fetch(goal)
-        if self.seen.holds(part.thing) and self._beside(part, None):
-            return self._reach(self._beside(part, None), 'drop')
-        if self.seen.holds(part.thing) and not (part.beside.only and part.beside.fits(self.seen.now.carrying)):
+        return self._put(part, goal)
+
+    def _put(self, part, goal):
+        "Hints to put one of these things next to another; the only one it may lie beside is not put itself."
+        if self.seen.holds(part.thing) and (cells := self._beside(part, None)):
+            return self._reach(cells, 'drop')
+        held = self.seen.holds(part.beside)
+        if self.seen.holds(part.thing) and not (held and part.beside.only):
             return [], 0
-        if self.seen.holds(part.beside) and not self._at(part.beside):
+        if held and not self._at(part.beside):
             return self._drop(set())
         only = {_number(*at) for at in self._at(part.beside)} if part.beside.only else set()
-        return self._fetch(
-            {c: 0 for c in goal if c not in only}, lambda c: self._beside(part, c) or self._unseen(), part.thing
-        )
+        return self._fetch(dict.fromkeys(goal.keys() - only, 0), lambda c: self._beside(part, c) or self._unseen())
 
     def _code(self, cell):
         return self.seen.cells.get((cell % WIDE, cell // WIDE), WALL)
 
     def _beside(self, part, taken):
-        "Cells where something lies next to the right thing, and what it costs to free them."
-        cells = {}
-        for at in self._at(part.beside):
-            if _number(*at) != taken:
-                for step in AHEAD:
-                    cell = _number(*at) + step
-                    code = self._code(cell)
-                    if code == EMPTY or cell == taken:
-                        cells[cell] = 0
-                    elif code[1] in MOVABLE:
-                        cells[cell] = BLOCK_FULL
-        return cells
+        "Cells next to the right thing, and what it costs to free them."
+        fixed = [_number(*at) for at in self._at(part.beside)]
+        near = {cell + step for cell in fixed if cell != taken for step in AHEAD}
+        codes = {cell: EMPTY if cell == taken else self._code(cell) for cell in near}
+        free = {cell: 0 for cell, code in codes.items() if code == EMPTY}
+        return free | {cell: BLOCK_FULL for cell, code in codes.items() if code[1] in MOVABLE}
 
     def _unseen(self):
         "Unseen cells beside seen ones."
@@ -340,10 +337,7 @@ class Planner:
                 return hints, cost
             others = {c: p for c, p in goal.items() if c != obstacle}
             return self._reach(others, verb, busy | {obstacle})
-        hints = self._moves(path, 'GoNextTo' if verb else 'Explore')
-        if verb and not (hints and hints[-1].action == 'toggle'):
-            hints.append(Hint(verb, self._subgoal(verb, last)))
-        return hints, cost
+        return self._walk(path, verb), cost
 
     def _hinders(self, cell, verb):
         "Has what is in this cell to go before that can be done to it?"
@@ -352,22 +346,20 @@ class Planner:
             return code[1] == 'l' and code[0] != _key(self.seen.now.carrying)
         return verb == 'drop' and code[1] in MOVABLE
 
+    def _walk(self, path, verb):
+        "The actions of a way and at its end, up to the first door that has to be opened."
+        hints, subgoal = [], 'GoNextTo' if verb else 'Explore'
+        for a, b in zip(path, path[1:]):
+            if a >> 2 != b >> 2 and self._code(b >> 2)[1] in 'cl':
+                return [*hints, Hint('toggle', 'Open')]
+            turn = 'right' if (b - a) % 4 == 1 else 'left'
+            hints.append(Hint(turn if a >> 2 == b >> 2 else 'forward', subgoal))
+        return [*hints, Hint(verb, self._subgoal(verb, _faced(path[-1])))] if verb else hints
+
     def _subgoal(self, verb, cell):
         if verb == 'toggle':
             return 'Close' if self._code(cell)[1] == 'o' else 'Open'
         return dict(pickup='Pickup', drop='Drop').get(verb, verb)
-
-    def _moves(self, path, subgoal):
-        "The actions of a way, up to the first door that has to be opened."
-        hints = []
-        for a, b in zip(path, path[1:]):
-            if a >> 2 == b >> 2:
-                hints.append(Hint('right' if (b - a) % 4 == 1 else 'left', subgoal))
-            elif self._code(b >> 2)[1] in 'cl':
-                return [*hints, Hint('toggle', 'Open')]
-            else:
-                hints.append(Hint('forward', subgoal))
-        return hints
 
     def _clear(self, cell, keep, busy):
         "Hints to get an obstacle out of the way; `keep` are cells where nothing may be put down."
@@ -378,32 +370,37 @@ class Planner:
             if _key(hands) == code[0]:
                 return self._reach({cell: 0}, 'toggle', busy)[0]
             keys = {_number(*at): 0 for at, other in self.seen.cells.items() if other == code[0] + 'k'}
-            return self._fetch(keys, lambda taken: {cell: 0}, Description('key', COLOURS[code[0]]), busy)[0]
+            return self._fetch(keys, lambda taken: {cell: 0}, busy)[0]
         return self._drop(keep)[0] if hands else self._reach({cell: 0}, 'pickup', busy)[0]
 
-    def _fetch(self, goal, then=None, thing=None, busy=frozenset()):
+    def _fetch(self, goal, then=None, busy=frozenset()):
         "Hints to take one of these things; first to clear the way to where it has to be faced `then`."
         hands = self.seen.now.carrying
         ways = _Ways(self.seen, hands, None, busy, self.later)
         path, cost = ways.to(self.here, goal)
         if not path:
             return [], 0
-        taken, keep, obstacle = _faced(path[-1]), _cells(path), ways.obstacle(path)
+        obstacle, keep = ways.obstacle(path), _cells(path)
         if obstacle is None and then:
-            further = _Ways(self.seen, thing_of(self._code(taken)), taken, busy, self.later)
-            path_2, cost_2 = further.to(path[-1], then(taken))
+            path_2, cost_2, obstacle = self._further(path[-1], then, busy)
             if not path_2:
                 return [], 0
-            obstacle, keep, cost = further.obstacle(path_2), keep | _cells(path_2), cost + cost_2
-            last = _faced(path_2[-1])
-            if obstacle is None and last != taken and self._hinders(last, 'drop'):
-                obstacle = last
+            keep, cost = keep | _cells(path_2), cost + cost_2
         if obstacle is not None:
-            return self._clear(obstacle, keep, busy), cost
-        moves = self._moves(path, 'GoNextTo')
-        if moves and moves[-1].action == 'toggle':
-            return moves, cost
-        return self._drop(keep) if hands else ([*moves, Hint('pickup', 'Pickup')], cost)
+            hints = self._clear(obstacle, keep, busy)
+            return (hints, cost) if hints or obstacle in busy else self._fetch(goal, then, busy | {obstacle})
+        hints = self._walk(path, 'pickup')
+        return self._drop(keep) if hands and hints[-1].action == 'pickup' else (hints, cost)
+
+    def _further(self, pose, then, busy):
+        "The way from where a thing is taken to where it is needed, its price, and what has to be cleared."
+        taken = _faced(pose)
+        ways = _Ways(self.seen, thing_of(self._code(taken)), taken, busy, self.later)
+        path, cost = ways.to(pose, then(taken))
+        obstacle, last = ways.obstacle(path), path and _faced(path[-1])
+        if path and obstacle is None and last != taken and self._hinders(last, 'drop'):
+            obstacle = last
+        return path, cost, obstacle
 
     def _drop(self, keep):
         "Hints to put down what is carried where it is in nobody's way."
@@ -413,7 +410,7 @@ class Planner:
         for cells in (roomy, empty - keep, empty):
             path, cost = ways.to(self.here, dict.fromkeys(cells, 0))
             if path:
-                return [*self._moves(path, 'GoNextTo'), Hint('drop', 'Drop')], cost
+                return self._walk(path, 'drop'), cost
         return [], 0
 
     def _roomy(self, cell):
@@ -421,7 +418,7 @@ class Planner:
         ring = [self._code(cell + step)[1] in '.ofg' for step in _RING]
         return sum(a != b for a, b in zip(ring, ring[1:] + ring[:1])) <= 2
 
-# %% ../../../notebooks/envs/babyai/04_expert.ipynb #25b42328
+# %% ../../../notebooks/envs/babyai/04_expert.ipynb #d17007af
 class Planned:
     "The planner, beside a world that is played."
 
@@ -463,7 +460,7 @@ class _Stack(list):
     def append(self, subgoal):
         self.pushes += 1
         if self.pushes > PUSHES:
-            raise AgentkitError(f'it planned {PUSHES} sub-goals for one step')
+            raise RecursionError(f'{PUSHES} sub-goals for one step')
         super().append(subgoal)
 
 
