@@ -60,7 +60,9 @@ def _walls(cells):
 def _thing(i, j, kind, colour, state):
     name = f'{("open", "closed", "locked")[state]} {colour} door' if kind == 'door' else f'{colour} {kind}'
     aside, ahead = i - MIDDLE, SIZE - 1 - j
-    apart = [_steps(abs(aside), 'right' if aside > 0 else 'left')] * bool(aside) + [_steps(ahead, 'forward')] * (ahead > 0)
+    apart = [_steps(abs(aside), 'right' if aside > 0 else 'left')] * bool(aside) + [_steps(ahead, 'forward')] * (
+        ahead > 0
+    )
     return f'You see a {name} {" and ".join(apart)}'
 
 

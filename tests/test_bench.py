@@ -311,7 +311,7 @@ def one_world(monkeypatch):
 def test_babyai_is_measured_beside_minigrid(one_world, results):
     ratios, details = babyai.bench_babyai()
     assert 0 < ratios['babyai_step_speedup'].n <= 20 and details['n'] == 1
-    assert (babyai.results() / "babyai.csv").is_file()
+    assert (babyai.results() / 'babyai.csv').is_file()
 
 
 def test_babyai_has_to_answer_as_minigrid_does(one_world, monkeypatch):

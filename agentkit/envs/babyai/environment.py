@@ -37,7 +37,7 @@ look at it."""
 
 
 class _Labels(Mapping):
-    "What a figure calls a level: GoToRedBall is \"go to red ball\"."
+    'What a figure calls a level: GoToRedBall is "go to red ball".'
 
     def __getitem__(self, kind):
         words = re.sub(r'(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[-_]', ' ', kind).split()
@@ -160,9 +160,7 @@ class BabyAI(Environment):
         "The sight as it is, and below it why not."
         if self.form in ('primitive', 'words'):
             return None
-        return Observation(
-            f'{self.world.text()}\n{refusal(self.known, action)}', self.choice, score=float(self._won())
-        )
+        return Observation(f'{self.world.text()}\n{refusal(self.known, action)}', self.choice, score=float(self._won()))
 
     def expert(self):
         "The advisor's hint; where there is none, `advice.why` says why."

@@ -17,7 +17,13 @@ from .texts import around, remarks, sight_of
 
 # %% ../../../notebooks/envs/babyai/08_published.ipynb #a7a99793
 WORDS = dict(
-    left='turn left', right='turn right', forward='go forward', pickup='pick up', drop='drop', toggle='toggle', done='done'
+    left='turn left',
+    right='turn right',
+    forward='go forward',
+    pickup='pick up',
+    drop='drop',
+    toggle='toggle',
+    done='done',
 )  # the primitive actions, as BabyAI-Text and BALROG call them
 
 
@@ -55,7 +61,7 @@ _LINES = dict(
 
 
 def _door_first(thing):
-    "\"red open door\" → \"open red door\"."
+    '"red open door" → "open red door".'
     colour, *state, kind = thing.split()
     return ' '.join([*state, colour, kind])
 
@@ -178,9 +184,7 @@ def agentgym_tasks(
     split: str,  # train, valid or test
 ) -> list[tuple[int, str, int]]:
     "Index, level and seed of AgentGym's tasks: 814 for training, 90 for testing."
-    return [
-        (i, AGENTGYM_LEVELS[i % 40 + 1], i // 40) for i in AGENTGYM_SPLITS[split] if i % 40 + 1 in AGENTGYM_PLAYED
-    ]
+    return [(i, AGENTGYM_LEVELS[i % 40 + 1], i // 40) for i in AGENTGYM_SPLITS[split] if i % 40 + 1 in AGENTGYM_PLAYED]
 
 
 def agentgym_text(sight: Sight) -> str:

@@ -206,6 +206,7 @@ def _side(code, level):
 
 def by_distance(seen: Seen, first: int = -1) -> list[tuple[int, int]]:
     "Where things lie, the nearest first; of equals, what lies farther ahead."
+
     def order(place):
         ahead, right = seen.now.relative(*place)
         return abs(ahead) + abs(right), -ahead, -right * first

@@ -16,7 +16,9 @@ from ...core.errors import AgentkitError
 HEADINGS = ('east', 'south', 'west', 'north')  # Minigrid's directions 0–3: x grows to the east, y to the south
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 COLOURS = dict(r='red', g='green', b='blue', p='purple', y='yellow', e='grey')
-THINGS = dict(k='key', b='ball', x='box', o='open door', c='closed door', l='locked door', g='goal', f='floor', v='lava')
+THINGS = dict(
+    k='key', b='ball', x='box', o='open door', c='closed door', l='locked door', g='goal', f='floor', v='lava'
+)
 EMPTY, WALL, UNSEEN = '..', '##', '??'
 
 
@@ -81,9 +83,7 @@ class Sight:
         "The text of it."
         xs, ys = zip(*self.cells) if self.cells else ((self.x,), (self.y,))
         left, right = min(xs), max(xs)
-        rows = [
-            [self.cells.get((x, y), UNSEEN) for x in range(left, right + 1)] for y in range(min(ys), max(ys) + 1)
-        ]
+        rows = [[self.cells.get((x, y), UNSEEN) for x in range(left, right + 1)] for y in range(min(ys), max(ys) + 1)]
         return written(self.mission, self.x, self.y, self.heading, self.carrying, self.done, left, min(ys), rows)
 
 

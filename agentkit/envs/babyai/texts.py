@@ -24,7 +24,9 @@ def natural(sight: Sight) -> str:
         f'You carry {_a(sight.carrying) if sight.carrying else "nothing"}.',
     ]
     for y, row in groupby(sorted(sight.cells, key=lambda c: (c[1], c[0])), key=lambda c: c[1]):
-        parts = [f'{_a(thing)} in {_columns(first, last)}' for thing, first, last in _runs(sight, [x for x, _ in row], y)]
+        parts = [
+            f'{_a(thing)} in {_columns(first, last)}' for thing, first, last in _runs(sight, [x for x, _ in row], y)
+        ]
         lines.append(f'Row {y}: {", ".join(parts)}.')
     return '\n'.join(lines)
 
@@ -55,10 +57,7 @@ ARROWS = ('>>', 'vv', '<<', '^^')  # by heading
 def ascii_text(sight: Sight) -> str:
     "As a picture of letters, north above."
     xs, ys = zip((sight.x, sight.y), *sight.cells)
-    rows = [
-        [_shown(sight, x, y) for x in range(min(xs), max(xs) + 1)]
-        for y in range(min(ys), max(ys) + 1)
-    ]
+    rows = [[_shown(sight, x, y) for x in range(min(xs), max(xs) + 1)] for y in range(min(ys), max(ys) + 1)]
     head = [
         f'mission: {sight.mission}',
         f'done: {"; ".join(sight.done) or "nothing"}',
@@ -134,7 +133,7 @@ def beside(
     ahead: int,  # steps ahead; negative: behind
     right: int,  # steps to the right; negative: to the left
 ) -> str:
-    "A place in words, e.g. \"2 ahead 1 left\"."
+    'A place in words, e.g. "2 ahead 1 left".'
     along = f'{abs(ahead)} {"ahead" if ahead > 0 else "behind"}' if ahead else ''
     aside = f'{abs(right)} {"right" if right > 0 else "left"}' if right else ''
     return f'{along} {aside}'.strip() or 'under you'

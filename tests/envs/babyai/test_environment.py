@@ -16,7 +16,9 @@ NAME = 'agentkit.envs.babyai.environment:BabyAI'
 @pytest.mark.parametrize(
     'options',
     [
-        {}, dict(levels='UnlockPickup,GoToImpUnlock', actions='macro'), dict(levels='balrog', actions='words', done=True),
+        {},
+        dict(levels='UnlockPickup,GoToImpUnlock', actions='macro'),
+        dict(levels='balrog', actions='words', done=True),
         dict(levels='agentgym', actions='agentgym', above=0.5),
     ],
 )
@@ -27,7 +29,8 @@ def test_it_keeps_what_it_promises(options):
 
 def test_no_world_is_in_two_splits():
     worlds = {
-        split: {tuple(t.data.values()) for seed in (0, 1) for t in BabyAI.tasks(split, 400, seed)} for split in BabyAI.splits
+        split: {tuple(t.data.values()) for seed in (0, 1) for t in BabyAI.tasks(split, 400, seed)}
+        for split in BabyAI.splits
     }
     assert not worlds['train'] & worlds['test'] and not worlds['valid'] & (worlds['train'] | worlds['test'])
     assert min(seed for _, seed in worlds['train']) >= 1_000_000
@@ -95,7 +98,9 @@ def test_nothing_is_printed(capsys):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(levels='GoToLocl'), 'unknown level'), (dict(levels=' ,'), 'no level'), (dict(actions='macros'), 'not one of'),
+        (dict(levels='GoToLocl'), 'unknown level'),
+        (dict(levels=' ,'), 'no level'),
+        (dict(actions='macros'), 'not one of'),
         (dict(above=2), 'above is 2'),
     ],
 )
@@ -132,7 +137,9 @@ def test_other_levels_of_minigrid_are_seen_as_they_are(level):
 def test_what_training_names_is_not_what_the_test_names():
     named = {}
     for family in ('MixedTrain', 'MixedTest'):
-        missions = [World(f'{family}-{kind}', seed).env.mission for kind in ('goto', 'putnext', 'open') for seed in range(8)]
+        missions = [
+            World(f'{family}-{kind}', seed).env.mission for kind in ('goto', 'putnext', 'open') for seed in range(8)
+        ]
         named[family] = [any(f'{c} {t}' in m for c, t in HELD_OUT) for m in missions]
     assert not any(named['MixedTrain']) and all(named['MixedTest'])
 

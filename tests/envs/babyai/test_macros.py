@@ -56,7 +56,14 @@ def test_what_is_impossible_is_refused_and_changes_nothing(level, form):
     now, r = one.reset(task(level)), Random(level)
     assert now == two.reset(task(level))
     for _ in range(8):
-        for action in ('', 'go to the moon', 'pickup red ball 9', 'drop', 'move forward', 'go through red closed door 1'):
+        for action in (
+            '',
+            'go to the moon',
+            'pickup red ball 9',
+            'drop',
+            'move forward',
+            'go through red closed door 1',
+        ):
             if not now.actions.allows(action):
                 seen = one.refuse(action, '')
                 assert seen.text.split('\n')[-1] == refusal(one.known, action)
@@ -69,7 +76,7 @@ def test_what_is_impossible_is_refused_and_changes_nothing(level, form):
 
 
 def test_a_macro_tells_all_that_was_seen_on_the_way():
-    env = BabyAI(actions="macro")
+    env = BabyAI(actions='macro')
     env.reset(task('GoTo'))
     world = World(level_id('GoTo'), 3)
     seen = Seen(decode(world.text()))

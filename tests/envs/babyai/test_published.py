@@ -9,8 +9,19 @@ from agentkit.core.actions import Choice
 from agentkit.core.types import Decision, Observation, State, Step, Task
 from agentkit.envs.babyai.environment import BabyAI
 from agentkit.envs.babyai.published import (
-    AGENTGYM, AGENTGYM_LEVELS, AGENTGYM_PLAYED, ANSWER, BALROG_TASKS, WORDS, AgentGym, BabyAIText, Balrog, agentgym_tasks,
-    agentgym_text, barrier_ahead, sentences
+    AGENTGYM,
+    AGENTGYM_LEVELS,
+    AGENTGYM_PLAYED,
+    ANSWER,
+    BALROG_TASKS,
+    WORDS,
+    AgentGym,
+    BabyAIText,
+    Balrog,
+    agentgym_tasks,
+    agentgym_text,
+    barrier_ahead,
+    sentences,
 )
 from agentkit.envs.babyai.sight import Sight, decode
 from agentkit.envs.babyai.world import World, levels
@@ -49,7 +60,9 @@ def described(world):
     cells, held = picture(world), world.env.carrying
     told = [f'You carry a {held.color} {held.type}'] if held else []
     for where, line in (
-        ('forward', [(3, j) for j in range(5, -1, -1)]), ('left', [(2, 6), (1, 6), (0, 6)]), ('right', [(4, 6), (5, 6), (6, 6)])
+        ('forward', [(3, j) for j in range(5, -1, -1)]),
+        ('left', [(2, 6), (1, 6), (0, 6)]),
+        ('right', [(4, 6), (5, 6), (6, 6)]),
     ):
         hit = next((n for n, p in enumerate(line, 1) if p in cells), 0)
         if hit and cells[line[hit - 1]][0] == 'wall':
@@ -85,19 +98,27 @@ def state_of(*turns, actions=SIX):
 
 def test_babyai_text_word_for_word():
     assert sentences(SIGHT) == [
-        'You carry a blue key', 'You see a wall 2 steps forward', 'You see a wall 1 step right',
-        'You see a red ball 1 step left and 2 steps forward', 'You see a green box 1 step left',
+        'You carry a blue key',
+        'You see a wall 2 steps forward',
+        'You see a wall 1 step right',
+        'You see a red ball 1 step left and 2 steps forward',
+        'You see a green box 1 step left',
         'You see a open grey door 1 step right and 1 step forward',
     ]
     dark = replace(SIGHT, cells={(1, 1): '..'}, carrying='')
     state = state_of(('turn left', dark), ('left', SIGHT), ('go forward', dark))
-    assert BabyAIText().messages(state) == [dict(role='user', content=(
-        'Possible action of the agent: turn left, turn right, go forward, pick up, drop, toggle'
-        ' \n Goal of the agent: go to a red ball, then open the grey door'
-        ' \n Observation 0: \n Action 0: turn left'
-        f' \n Observation 1: {"".join(f"{s}, " for s in sentences(SIGHT))}\n Action 1: go forward'
-        ' \n Observation 2: \n Action 2: '
-    ))]
+    assert BabyAIText().messages(state) == [
+        dict(
+            role='user',
+            content=(
+                'Possible action of the agent: turn left, turn right, go forward, pick up, drop, toggle'
+                ' \n Goal of the agent: go to a red ball, then open the grey door'
+                ' \n Observation 0: \n Action 0: turn left'
+                f' \n Observation 1: {"".join(f"{s}, " for s in sentences(SIGHT))}\n Action 1: go forward'
+                ' \n Observation 2: \n Action 2: '
+            ),
+        )
+    ]
 
 
 def test_balrog_word_for_word():
@@ -153,7 +174,9 @@ def test_the_tasks_of_agentgym():
 def test_the_five_tasks_of_balrog_have_nothing_to_distract():
     tasks = BabyAI.tasks('test', levels='balrog', n=5)
     assert [t.kind for t in tasks] == [f'Balrog-{kind}' for kind in BALROG_TASKS]
-    counts = [sum(c[1] in "kbx" for c in decode(World(t.data["level"], 3, full=True).text()).cells.values()) for t in tasks]
+    counts = [
+        sum(c[1] in 'kbx' for c in decode(World(t.data['level'], 3, full=True).text()).cells.values()) for t in tasks
+    ]
     assert counts == [1, 1, 1, 2, 2]
 
 

@@ -10,7 +10,18 @@ from agentkit.core.types import Decision, Observation, State, Step, Task
 from agentkit.core.views import promises_growth
 from agentkit.envs.babyai.environment import BabyAI
 from agentkit.envs.babyai.seen import (
-    NamedNoRepeat, Resolved, ResolvedNoRepeat, SeenNoRepeat, SeenSoFar, Walk, named, nearest, open_to, part_now, row, walk_of
+    NamedNoRepeat,
+    Resolved,
+    ResolvedNoRepeat,
+    SeenNoRepeat,
+    SeenSoFar,
+    Walk,
+    named,
+    nearest,
+    open_to,
+    part_now,
+    row,
+    walk_of,
 )
 from agentkit.envs.babyai.sight import Sight
 from agentkit.envs.babyai.vary import mirrored
@@ -50,15 +61,22 @@ def test_the_third_level_says_what_comes_next():
     mission = 'pick up the blue box on your left after you open the red door'
     at_door = Sight(mission, 1, 1, 0, cells={**corridor, (5, 1): 'rl', (2, 1): 'rk'})
     assert row(Walk(at_door), 3).split(' | ')[:4] == [
-        'open red door', 'carry nothing', 'red locked door 4 ahead', 'needs red key 1 ahead'
+        'open red door',
+        'carry nothing',
+        'red locked door 4 ahead',
+        'needs red key 1 ahead',
     ]
     with_key = replace(at_door, carrying='red key', cells={**at_door.cells, (2, 1): '..'})
     assert row(Walk(with_key), 3).split(' | ')[2:4] == [
-        'red locked door 4 ahead', 'ahead free, left wall, right wall, behind wall'
+        'red locked door 4 ahead',
+        'ahead free, left wall, right wall, behind wall',
     ]
     opened = replace(with_key, done=('open the red door',), cells={**with_key.cells, (5, 1): 'ro'})
     assert row(Walk(opened), 3).split(' | ')[:4] == [
-        'pick up blue box', 'carry red key', 'unseen 5 ahead', 'by red open door 4 ahead'
+        'pick up blue box',
+        'carry red key',
+        'unseen 5 ahead',
+        'by red open door 4 ahead',
     ]
 
 
@@ -71,13 +89,20 @@ def test_what_is_carried_is_put_where_there_is_room():
 
 
 def test_a_mission_in_other_words_names_things_too():
-    walked = Walk(Sight('get to the green goal square', 0, 0, 0, cells={(0, 0): '..', (1, 0): '..', (2, 0): 'gg', (0, 1): 'rk'}))
+    walked = Walk(
+        Sight('get to the green goal square', 0, 0, 0, cells={(0, 0): '..', (1, 0): '..', (2, 0): 'gg', (0, 1): 'rk'})
+    )
     assert part_now(walked) is None and named(walked, 'green goal') and not named(walked, 'red key')
     assert row(walked, 3).startswith('get to green goal square | carry nothing | green goal 2 ahead')
 
 
 def test_the_nearest_is_the_nearest_to_walk_to():
-    cells = {(x, y): '..' for x in range(4) for y in range(3)} | {(1, 0): '##', (1, 1): '##', (2, 0): 'rb', (0, 2): 'bb'}
+    cells = {(x, y): '..' for x in range(4) for y in range(3)} | {
+        (1, 0): '##',
+        (1, 1): '##',
+        (2, 0): 'rb',
+        (0, 2): 'bb',
+    }
     walked = Walk(Sight('go to a ball', 0, 0, 0, cells=cells))
     place, way = nearest(walked, {(2, 0), (0, 2)}.__contains__, open_to(''))
     assert (place, way) == ((0, 2), [(0, 1)])

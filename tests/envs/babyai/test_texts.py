@@ -9,7 +9,17 @@ from agentkit.core.types import Decision, Observation, State, Step, Task
 from agentkit.core.views import promises_growth
 from agentkit.envs.babyai.sight import COLOURS, EMPTY, STEPS, THINGS, WALL, Sight, decode
 from agentkit.envs.babyai.texts import (
-    Ascii, Natural, Relative, Tuples, ascii_text, from_ascii, from_tuples, natural, relative, remarks, tuples
+    Ascii,
+    Natural,
+    Relative,
+    Tuples,
+    ascii_text,
+    from_ascii,
+    from_tuples,
+    natural,
+    relative,
+    remarks,
+    tuples,
 )
 from envs.babyai.walks import TWENTY, sights
 
@@ -82,7 +92,9 @@ def test_left_is_left_whatever_the_heading(heading):
 
 
 def test_nothing_is_left_out():
-    sight = Sight('open the door', 3, 4, 3, 'red key', ('go to it',), {(3, 4): 'bo', (2, 4): '##', (4, 4): '..', (3, 2): 'gl'})
+    sight = Sight(
+        'open the door', 3, 4, 3, 'red key', ('go to it',), {(3, 4): 'bo', (2, 4): '##', (4, 4): '..', (3, 2): 'gl'}
+    )
     assert natural(sight).split('\n') == [
         'Your mission: open the door.',
         'Done: go to it.',
@@ -92,7 +104,12 @@ def test_nothing_is_left_out():
         'Row 4: wall in column 2, a blue open door in column 3, empty in column 4.',
     ]
     assert ascii_text(sight).split('\n')[2:] == [
-        'carrying: red key', 'standing on: blue open door', 'first cell: 2,2', '?? gl ??', '?? ?? ??', '## ^^ ..'
+        'carrying: red key',
+        'standing on: blue open door',
+        'first cell: 2,2',
+        '?? gl ??',
+        '?? ?? ??',
+        '## ^^ ..',
     ]
     assert tuples(sight).split('\n')[2:] == [
         "you = (3, 4, 'north', 'red key')",

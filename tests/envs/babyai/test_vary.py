@@ -20,7 +20,9 @@ TOLD = 'go to red ball | carry nothing | red ball 2 ahead 1 left | ahead free, l
 @pytest.fixture(scope='module')
 def episode():
     env = BabyAI(levels='BossLevel')
-    return run_episode(Chance(view='student'), env, env.tasks('train', 1, levels='BossLevel')[0], limits=Limits(max_steps=12))
+    return run_episode(
+        Chance(view='student'), env, env.tasks('train', 1, levels='BossLevel')[0], limits=Limits(max_steps=12)
+    )
 
 
 def rows_of(episode, view):
