@@ -28,12 +28,12 @@ FEW = 25  # tasks of a level when nobody says how many
 LEVELS = 'GoToRedBall,GoToLocal,PickupLoc,PutNextLocal'
 FORMS = ('primitive', 'words', 'macro', 'agentgym')  # of actions
 INSTRUCTIONS = """You walk through a grid of rooms and carry out a mission.
-Each observation says the mission, which parts of it are done, where you are (x,y), where you look and what you carry; then
-a map of what you see, north above: x stands over the columns, y before the rows. A cell has two letters: .. empty, ## wall,
-?? not seen; or a colour (r red, g green, b blue, p purple, y yellow, e grey) and a thing (k key, b ball, x box, o open
-door, c closed door, l locked door). You turn left or right, go forward, pick up, drop or toggle (open, close, unlock) what
-is right before you. A locked door needs the key of its colour in your hands. To "go to" a thing is to stand before it and
-look at it."""
+Each observation says the mission, which parts of it are done, where you are (x,y), where you look and what you carry;
+then a map of what you see, north above: x stands over the columns, y before the rows. A cell has two letters: .. empty,
+## wall, ?? not seen; or a colour (r red, g green, b blue, p purple, y yellow, e grey) and a thing (k key, b ball, x box,
+o open door, c closed door, l locked door). You turn left or right, go forward, pick up, drop or toggle (open, close,
+unlock) what is right before you. A locked door needs the key of its colour in your hands. To "go to" a thing is to stand
+before it and look at it."""
 
 
 class _Labels(Mapping):
@@ -79,7 +79,7 @@ class BabyAI(Environment):
         actions: str = 'primitive',  # or "words" (of BabyAI-Text and BALROG), "macro", "agentgym" (macros by its rules)
         done: bool = False,  # offer the action "done", which only costs a step
         advisor: str = 'planner',  # who gives the hints: "planner", from what was seen, or "bot", Minigrid's own
-        above: float = 0.0,  # a reward that wins is greater; AgentGym: 0.5, so after 56 % of the steps a success is lost
+        above: float = 0.0,  # a reward that wins is greater; AgentGym: 0.5, a success after 56 % of the steps is lost
     ):
         if actions not in FORMS:
             raise AgentkitError(f'actions is {actions!r}, and not one of {", ".join(FORMS)}')

@@ -105,8 +105,8 @@ class BabyAITextNoRepeat(NoRepeat, BabyAIText):
     name, grows = 'babyai_text_no_repeat', False
 
 # %% ../../../notebooks/envs/babyai/08_published.ipynb #7ba5086a
-BALROG = """You are an agent playing a simple navigation game. Your goal is to {mission}. The following are the possible \
-actions you can take in the game, followed by a short description of each action:
+BALROG = """You are an agent playing a simple navigation game. Your goal is to {mission}. The following are the \
+possible actions you can take in the game, followed by a short description of each action:
 
 turn left: turn to the left,
 turn right: turn to the right,
@@ -145,9 +145,9 @@ class Balrog(View):
         return conversation(f'{BALROG.format(mission=mission)}\n\n{told[0]}', zip(actions, told[1:]))
 
 # %% ../../../notebooks/envs/babyai/08_published.ipynb #aa265396
-AGENTGYM = """You are an exploration master that wants to finish every goal you are given. Every round I will give you an \
-observation, and you have to respond an action and your thought based on the observation to finish the given task. You are \
-placed in a room and you need to accomplish the given goal with actions.
+AGENTGYM = """You are an exploration master that wants to finish every goal you are given. Every round I will give you \
+an observation, and you have to respond an action and your thought based on the observation to finish the given task. You \
+are placed in a room and you need to accomplish the given goal with actions.
 
 You can use the following actions: \n
 - turn right \n
@@ -156,8 +156,8 @@ You can use the following actions: \n
 - go to <obj> <id> \n
 - pick up <obj> <id> \n
 - go through <door> <id>: <door> must be an open door. \n
-- toggle and go through <door> <id>: <door> can be a closed door or a locked door. If you want to open a locked door, you \
-need to carry a key that is of the same color as the locked door. \n
+- toggle and go through <door> <id>: <door> can be a closed door or a locked door. If you want to open a locked door, \
+you need to carry a key that is of the same color as the locked door. \n
 - toggle: there is a closed or locked door right in front of you and you can toggle it.
 Your response should use the following format:
 Thought:
@@ -167,9 +167,9 @@ Action:
 <Your Action>"""
 AGENTGYM_LEVELS = dict(
     enumerate(
-        'GoToRedBallGrey GoToRedBall GoToRedBallNoDists GoToObjS6 GoToLocalS8N7 GoToObjMazeS7 GoToImpUnlock GoToSeqS5R2 '
-        'GoToRedBlueBall GoToDoor GoToObjDoor Open OpenRedDoor OpenDoorLoc OpenRedBlueDoorsDebug OpenDoorsOrderN4Debug '
-        'Pickup UnblockPickup PickupLoc PickupDistDebug PickupAbove PutNextLocalS6N4 PutNextS7N4Carrying Unlock '
+        'GoToRedBallGrey GoToRedBall GoToRedBallNoDists GoToObjS6 GoToLocalS8N7 GoToObjMazeS7 GoToImpUnlock '
+        'GoToSeqS5R2 GoToRedBlueBall GoToDoor GoToObjDoor Open OpenRedDoor OpenDoorLoc OpenRedBlueDoorsDebug '
+        'OpenDoorsOrderN4Debug Pickup UnblockPickup PickupLoc PickupDistDebug PickupAbove PutNextLocalS6N4 PutNextS7N4Carrying Unlock '
         'UnlockLocalDist KeyInBox UnlockPickupDist BlockedUnlockPickup UnlockToUnlock ActionObjDoor FindObjS7 '
         'KeyCorridorS6R3 OneRoomS20 MoveTwoAcrossS8N9 SynthS5R2 SynthLoc SynthSeq MiniBossLevel BossLevel '
         'BossLevelNoUnlock'.split(),

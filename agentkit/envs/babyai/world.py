@@ -178,7 +178,7 @@ def _northward(heading):
 
 @functools.cache
 def _window(width, heading):
-    "Where in a list of all cells those before the walker are, where the first is on a map, and how to pick both orders."
+    "Where those before the walker are in a list of all cells, where a map of them begins, and how to pick both orders."
     places = _places(heading)
     offsets = [x + y * width for x, y in places]
     first, last = min(offsets), max(offsets) + 1
