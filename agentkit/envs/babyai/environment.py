@@ -30,10 +30,10 @@ FORMS = ('primitive', 'words', 'macro', 'agentgym')  # of actions
 INSTRUCTIONS = """You walk through a grid of rooms and carry out a mission.
 Each observation says the mission, which parts of it are done, where you are (x,y), where you look and what you carry;
 then a map of what you see, north above: x stands over the columns, y before the rows. A cell has two letters: .. empty,
-## wall, ?? not seen; or a colour (r red, g green, b blue, p purple, y yellow, e grey) and a thing (k key, b ball, x box,
-o open door, c closed door, l locked door). You turn left or right, go forward, pick up, drop or toggle (open, close,
-unlock) what is right before you. A locked door needs the key of its colour in your hands. To "go to" a thing is to stand
-before it and look at it."""
+## wall, ?? not seen; or a colour (r red, g green, b blue, p purple, y yellow, e grey) and a thing (k key, b ball,
+x box, o open door, c closed door, l locked door). You turn left or right, go forward, pick up, drop or toggle (open,
+close, unlock) what is right before you. A locked door needs the key of its colour in your hands. To "go to" a thing is
+to stand before it and look at it."""
 
 
 class _Labels(Mapping):

@@ -10,7 +10,7 @@ from collections import deque
 from .expert import Seen
 from .published import barrier_ahead
 from .seen import names_of, open_to
-from .sight import EMPTY, MIDDLE, SIZE, STEPS, UNSEEN, WALL, thing_of
+from .sight import EMPTY, MIDDLE, SIZE, STEPS, UNSEEN, WALL
 
 # %% ../../../notebooks/envs/babyai/10_macros.ipynb #3c339ddf
 TURNS = {'turn left': ['left'], 'turn right': ['right']}

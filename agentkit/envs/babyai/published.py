@@ -146,8 +146,8 @@ class Balrog(View):
 
 # %% ../../../notebooks/envs/babyai/08_published.ipynb #aa265396
 AGENTGYM = """You are an exploration master that wants to finish every goal you are given. Every round I will give you \
-an observation, and you have to respond an action and your thought based on the observation to finish the given task. You \
-are placed in a room and you need to accomplish the given goal with actions.
+an observation, and you have to respond an action and your thought based on the observation to finish the given task. \
+You are placed in a room and you need to accomplish the given goal with actions.
 
 You can use the following actions: \n
 - turn right \n
@@ -169,8 +169,8 @@ AGENTGYM_LEVELS = dict(
     enumerate(
         'GoToRedBallGrey GoToRedBall GoToRedBallNoDists GoToObjS6 GoToLocalS8N7 GoToObjMazeS7 GoToImpUnlock '
         'GoToSeqS5R2 GoToRedBlueBall GoToDoor GoToObjDoor Open OpenRedDoor OpenDoorLoc OpenRedBlueDoorsDebug '
-        'OpenDoorsOrderN4Debug Pickup UnblockPickup PickupLoc PickupDistDebug PickupAbove PutNextLocalS6N4 PutNextS7N4Carrying Unlock '
-        'UnlockLocalDist KeyInBox UnlockPickupDist BlockedUnlockPickup UnlockToUnlock ActionObjDoor FindObjS7 '
+        'OpenDoorsOrderN4Debug Pickup UnblockPickup PickupLoc PickupDistDebug PickupAbove PutNextLocalS6N4 '
+        'PutNextS7N4Carrying Unlock UnlockLocalDist KeyInBox UnlockPickupDist BlockedUnlockPickup UnlockToUnlock ActionObjDoor FindObjS7 '
         'KeyCorridorS6R3 OneRoomS20 MoveTwoAcrossS8N9 SynthS5R2 SynthLoc SynthSeq MiniBossLevel BossLevel '
         'BossLevelNoUnlock'.split(),
         1,

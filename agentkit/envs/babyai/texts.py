@@ -158,9 +158,9 @@ def around(sight: Sight) -> dict[tuple[int, int], str]:
     return {sight.relative(x, y): code for (x, y), code in sight.cells.items()}
 
 # %% ../../../notebooks/envs/babyai/06_texts.ipynb #dcbab627
-ABOUT = """You walk through a grid of rooms and carry out a mission. A row has a greater number the farther south it lies, \
-a column the farther east. You turn left or right, go forward, pick up, drop or toggle (open, close, unlock) what is \
-right before you. To "go to" a thing is to stand before it and look at it."""
+ABOUT = """You walk through a grid of rooms and carry out a mission. A row has a greater number the farther south it \
+lies, a column the farther east. You turn left or right, go forward, pick up, drop or toggle (open, close, unlock) \
+what is right before you. To "go to" a thing is to stand before it and look at it."""
 LETTERS = """ A cell has two letters: .. empty, ## wall, ?? not seen; >> vv << ^^ you and where you look; or a colour \
 (r red, g green, b blue, p purple, y yellow, e grey) and a thing (k key, b ball, x box, o open door, c closed door, \
 l locked door)."""
