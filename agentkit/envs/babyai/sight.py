@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADINGS', 'STEPS', 'COLOURS', 'THINGS', 'EMPTY', 'WALL', 'UNSEEN', 'HEAD', 'SIZE', 'MIDDLE', 'code_of', 'thing_of',
-           'Sight', 'written', 'decode', 'seen_rows']
+           'Sight', 'written', 'headed', 'drawn', 'decode', 'seen_rows']
 
 # %% ../../../notebooks/envs/babyai/01_sight.ipynb #c4b44592
 import functools, re
@@ -16,7 +16,9 @@ from ...core.errors import AgentkitError
 HEADINGS = ('east', 'south', 'west', 'north')  # Minigrid's directions 0–3: x grows to the east, y to the south
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 COLOURS = dict(r='red', g='green', b='blue', p='purple', y='yellow', e='grey')
-THINGS = dict(k='key', b='ball', x='box', o='open door', c='closed door', l='locked door', g='goal', f='floor', v='lava')
+THINGS = dict(
+    k='key', b='ball', x='box', o='open door', c='closed door', l='locked door', g='goal', f='floor', v='lava'
+)
 EMPTY, WALL, UNSEEN = '..', '##', '??'
 
 
@@ -49,7 +51,7 @@ _PLAIN = dict(empty=EMPTY, wall=WALL, unseen=UNSEEN)
 _WORDS = {v: k for k, v in _PLAIN.items()}
 _LETTERS = {word: letter for letters in (COLOURS, THINGS) for letter, word in letters.items()}
 
-# %% ../../../notebooks/envs/babyai/01_sight.ipynb #5f3e9f64
+# %% ../../../notebooks/envs/babyai/01_sight.ipynb #54d94796
 @dataclass(frozen=True)
 class Sight:
     "What a walker knows after a step."
@@ -81,21 +83,27 @@ class Sight:
         "The text of it."
         xs, ys = zip(*self.cells) if self.cells else ((self.x,), (self.y,))
         left, right = min(xs), max(xs)
-        rows = [
-            [self.cells.get((x, y), UNSEEN) for x in range(left, right + 1)] for y in range(min(ys), max(ys) + 1)
-        ]
+        rows = [[self.cells.get((x, y), UNSEEN) for x in range(left, right + 1)] for y in range(min(ys), max(ys) + 1)]
         return written(self.mission, self.x, self.y, self.heading, self.carrying, self.done, left, min(ys), rows)
 
 
 def written(mission, x, y, heading, carrying, done, left, top, rows) -> str:
     "The text of a sight whose cells stand in rows of codes; the first of them is at (left, top)."
-    lines = [
-        f'mission: {mission}',
-        f'done: {"; ".join(done) or "nothing"}',
-        f'you: {x},{y} facing {HEADINGS[heading]}, carrying {carrying or "nothing"}',
-        '     ' + ' '.join(_number(i) for i in range(left, left + len(rows[0]))),
-    ]
-    return '\n'.join(lines + [f'{top + i:3}: ' + ' '.join(row) for i, row in enumerate(rows)])
+    return f'{headed(mission, x, y, heading, carrying, done)}\n{drawn(left, top, rows)}'
+
+
+def headed(mission, x, y, heading, carrying, done) -> str:
+    "The lines above the map."
+    return (
+        f'mission: {mission}\ndone: {"; ".join(done) or "nothing"}\n'
+        f'you: {x},{y} facing {HEADINGS[heading]}, carrying {carrying or "nothing"}'
+    )
+
+
+def drawn(left, top, rows) -> str:
+    "The map."
+    numbers = '     ' + ' '.join(_number(i) for i in range(left, left + len(rows[0])))
+    return '\n'.join([numbers, *(f'{top + i:3}: ' + ' '.join(row) for i, row in enumerate(rows))])
 
 
 @functools.cache
