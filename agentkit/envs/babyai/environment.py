@@ -165,11 +165,14 @@ class BabyAI(Environment):
     def expert(self):
         "The advisor's hint; where there is none, `advice.why` says why."
         hint = self.advice.hint()
-        if hint is None or self.form in ('primitive', 'words'):
+        if hint is None:
+            return None
+        if self.form in ('primitive', 'words'):
             names = {primitive: name for name, primitive in self.plain.items()}
-            return Hint(names[hint.action], hint.subgoal) if hint and hint.action in names else None
+            return Hint(names.get(hint.action, names['drop']), hint.subgoal)  # to drop before a thing is to wait, too
         plan = self.advice.planner.plan if self.advisor == 'planner' else [hint]
-        return walk_for(plan, self.possible, self.known.now)
+        waits = Hint('turn left', hint.subgoal) if hint.action == 'done' else None  # and faces the thing anew
+        return walk_for(plan, self.possible, self.known.now) or waits
 
     def progress(self):
         "The share of the mission's parts that are done; 1 when it is won."

@@ -147,3 +147,15 @@ def test_what_training_names_is_not_what_the_test_names():
 def test_levels_are_found_by_name_and_by_id():
     assert level_id('GoToLocal') == level_id('BabyAI-GoToLocal-v0') == 'BabyAI-GoToLocal-v0'
     assert level_id('GoToObjS6') == 'BabyAI-GoToObjS6-v1' and len([i for i in levels().values() if 'BabyAI' in i]) == 96
+
+
+@pytest.mark.parametrize('actions', ['primitive', 'macro', 'agentgym'])
+def test_a_thing_that_has_to_be_gone_to_twice_is_faced_twice(actions):
+    env = BabyAI(actions=actions)
+    seen = env.reset(Task('t', 'babyai', data=dict(level=level_id('GoToSeqS5R2'), seed=46)))
+    assert 'go to the blue box, then go to the blue box' in seen.text
+    for _ in range(60):
+        if seen.done:
+            break
+        seen = env.step(env.expert().action)
+    assert seen.score == 1.0
