@@ -5,6 +5,7 @@ import sys
 
 from agentkit.core.errors import AgentkitError
 from agentkit.research.plots import save_figure
+from bench.babyai import bench_babyai
 from bench.compared import PARTS, read_summary, record, table
 from bench.environment import bench_env
 from bench.figure import bench_figure
@@ -13,7 +14,8 @@ from bench.rollouts import bench_rollouts
 from bench.training import bench_training
 
 
-RUN = dict(env=bench_env, rollouts=bench_rollouts, training=bench_training)
+RUN = dict(env=bench_env, rollouts=bench_rollouts, training=bench_training, babyai=bench_babyai)
+OWN_WORLDS = ('babyai',)  # parts that need no household games
 
 
 def bench(parts=PARTS, games: int = 20) -> dict:
@@ -23,7 +25,7 @@ def bench(parts=PARTS, games: int = 20) -> dict:
         raise AgentkitError(f'unknown part {", ".join(unknown)}; known: {", ".join(PARTS)}')
     for part in parts:
         with empty_data():
-            tasks, what = bench_games(games)
+            tasks, what = ([], 'none') if part in OWN_WORLDS else bench_games(games)
             compared, details = RUN[part](tasks)
         record(part, compared, dict(games=what, **details))
     save_figure(bench_figure(), 'bench', 'ratios')

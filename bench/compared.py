@@ -29,7 +29,7 @@ class Compared:
         return round(self.plain / self.ours, 2)
 
 
-PARTS = ('env', 'rollouts', 'training')
+PARTS = ('env', 'rollouts', 'training', 'babyai')
 
 
 @functools.cache
@@ -42,7 +42,7 @@ def _processor():
 
 def machine() -> dict:
     "What a number depends on besides the code."
-    packages = ('dspy', 'textworld', 'alfworld', 'torch', 'transformers', 'xllamacpp', 'trl')
+    packages = ('dspy', 'textworld', 'alfworld', 'minigrid', 'torch', 'transformers', 'xllamacpp', 'trl')
     versions = {d: importlib.metadata.version(d) for d in packages if importlib.util.find_spec(d)}
     return dict(
         cores=os.cpu_count(),
@@ -67,7 +67,7 @@ def read_summary() -> dict:
 
 
 def record(
-    part: str,  # env, rollouts or training
+    part: str,  # one of `PARTS`
     compared: dict[str, Compared],  # the ratios' names and figures
     details: dict,  # what else was measured
 ) -> dict:

@@ -8,6 +8,7 @@ NAMES = dict(
     env_step_speedup='environment: a step',
     env_reopen_speedup='environment: a known game',
     env_open_speedup='environment: a new game',
+    babyai_step_speedup='BabyAI: a step, in words',
     rollout_speedup='rollouts',
     rollout_speedup_same_env='rollouts, same environment',
     train_tokens_ratio='training: tokens, same format',

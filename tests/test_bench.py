@@ -16,6 +16,7 @@ from agentkit.models.serving import LocalLM
 from agentkit.rollouts import Runner
 from agentkit.training.trainer import TrainConfig
 from bench import __main__ as command
+from bench import babyai
 from bench.compared import Compared, read_summary, record, table
 from bench.environment import Pair, StockEnv, memory, walk
 from bench.figure import NAMES, bench_figure
@@ -303,9 +304,28 @@ def test_parts_run_in_a_folder_of_their_own_and_are_recorded(monkeypatch, result
     assert (results.parent / 'figures/bench__ratios.svg').is_file()
 
 
+@pytest.fixture
+def one_world(monkeypatch):
+    pytest.importorskip('minigrid')
+    for name, value in dict(LEVELS=('GoToLocal',), SEEDS=1, STEPS=20).items():
+        monkeypatch.setattr(babyai, name, value)
+
+
+def test_babyai_is_measured_beside_minigrid(one_world, results):
+    ratios, details = babyai.bench_babyai()
+    assert 0 < ratios['babyai_step_speedup'].n <= 20 and details['n'] == 1
+    assert (babyai.results() / 'babyai.csv').is_file()
+
+
+def test_babyai_has_to_answer_as_minigrid_does(one_world, monkeypatch):
+    monkeypatch.setattr(babyai.Plain, 'told', lambda self, image: ['You see nothing'])
+    with pytest.raises(AgentkitError, match='step 0: .* answered otherwise'):
+        babyai.bench_babyai()
+
+
 def test_wrong_parts_cost_one_line(capsys):
     assert command.main(['speed']) == 2
-    assert 'unknown part speed; known: env, rollouts, training' in capsys.readouterr().err
+    assert 'unknown part speed; known: env, rollouts, training, babyai' in capsys.readouterr().err
 
 
 @pytest.mark.slow
