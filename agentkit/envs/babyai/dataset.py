@@ -107,8 +107,8 @@ def collect(
         about = dict(env_id=env_id, seed=seed, episode_seed=episode_seed, timestamp=_now('%Y-%m-%dT%H:%M:%S'))
         return dict(about, hint_source=hint_source, full=full, why=why, observations=observations)
 
-    known = {_key(row): row for row in journal.rows()}
     bar = dict(desc='collect', unit='episode', disable=not progress)
+    known = lambda: {_key(row): row for row in journal.rows()}
     played = journalled(plan, play, tuple, known, journal, parallel=1, bar=bar)
     folder = _write(played, split_pairs([(e, s) for e, s, _ in plan], train_ratio), options)
     journal.path.unlink(missing_ok=True)

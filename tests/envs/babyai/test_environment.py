@@ -10,7 +10,7 @@ from agentkit.envs.babyai.sight import decode
 from agentkit.envs.babyai.world import World, level_id, levels
 from agentkit.envs.check import check_env
 
-NAME = 'agentkit.envs.babyai.environment:BabyAI'
+NAME = 'babyai'
 
 
 @pytest.mark.parametrize(

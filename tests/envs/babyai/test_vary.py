@@ -26,7 +26,7 @@ def episode():
 
 
 def rows_of(episode, view):
-    named = episode.task.__class__(**{**episode.task.__dict__, 'env': 'agentkit.envs.babyai.environment:BabyAI'})
+    named = episode.task.__class__(**{**episode.task.__dict__, 'env': 'babyai'})
     t = episode.__class__(**{**episode.__dict__, 'task': named})
     return rows([t], Agent(think=False, adapter=ConversationAdapter(view, show_actions=False)))
 
