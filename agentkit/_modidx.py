@@ -2455,8 +2455,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'agentkit/research/sweeps.py'),
                                           'agentkit.research.sweeps._read_status': ( 'research/sweeps.html#_read_status',
                                                                                      'agentkit/research/sweeps.py'),
-                                          'agentkit.research.sweeps._redactor': ( 'research/sweeps.html#_redactor',
-                                                                                  'agentkit/research/sweeps.py'),
                                           'agentkit.research.sweeps._report_parameters': ( 'research/sweeps.html#_report_parameters',
                                                                                            'agentkit/research/sweeps.py'),
                                           'agentkit.research.sweeps._say': ('research/sweeps.html#_say', 'agentkit/research/sweeps.py'),

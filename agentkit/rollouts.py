@@ -6,7 +6,7 @@
 __all__ = ['Limits', 'answer', 'run_episode', 'play', 'read_trajectories', 'Runner', 'Player', 'episode_prediction', 'examples']
 
 # %% ../notebooks/rollouts.ipynb #cf8dfd4f
-import dataclasses, functools, re, time
+import dataclasses, functools, operator, re, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 import dspy
@@ -216,7 +216,9 @@ class Runner:
         "The episodes in the order of tasks, seeds and samples, whatever order they ended in."
         if not tasks:
             raise AgentkitError('no tasks to play')
+        who, limits = policy.id, dataclasses.asdict(self.limits)  # once: it reads prompts, sources and files
         todo = [(t, s, k) for t in tasks for s in range(seed, seed + repeats) for k in range(samples)]
+        keyed = [(episode_key(self.id, t, who, limits, s, k), (t, s, k)) for t, s, k in todo]
         path, drawn = journal or self.journal(policy), functools.cache(lambda k: _draw(policy, k, samples))
 
         def start():
@@ -225,14 +227,14 @@ class Runner:
             )()  # a missing key, model or server is an error before the first episode
 
         def one(item):
-            task, s, k = item
-            return replace(self.play(drawn(k), task, s, k, hints=hints), policy_id=policy.id, policy=policy.name)
+            task, s, k = item[1]
+            return replace(self.play(drawn(k), task, s, k, hints=hints), policy_id=who, policy=policy.name)
 
         return journalled(
-            todo,
+            keyed,
             one,
-            key=lambda item: self.key(policy, *item),
-            known=lambda: self._known(path, policy, todo, hints),
+            key=operator.itemgetter(0),
+            known=lambda: self._known(path, policy, dict(keyed), hints),
             journal=path and Journal(path),
             row=_written,
             parallel=self.parallel,
@@ -241,14 +243,14 @@ class Runner:
             postfix=_so_far,
         )
 
-    def _known(self, path, policy, todo, hints):
+    def _known(self, path, policy, asked, hints):
         "What the journal holds of this run, by key. Episodes that broke off, or lack the hints, are played again."
         if not path:
             return {}
         kept = read_trajectories(path)
         known = {t.key: t for t in kept if t.termination != 'error' and not (hints and _lacks_hints(t))}
-        wanted = {(t.id, s, k): self.key(policy, t, s, k) for t, s, k in todo}
-        tasks = {t.id: t for t, _, _ in todo}
+        wanted = {(t.id, s, k): key for key, (t, s, k) in asked.items()}
+        tasks = {t.id: t for t, _, _ in asked.values()}
         for t in kept:
             key = wanted.get((t.task.id, t.seed, t.sample))
             if (

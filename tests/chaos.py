@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
+import flaky
 import pandas as pd
 import psutil
 import yaml
@@ -37,7 +38,7 @@ from agentkit.research.sweeps import finish, results_of
 from agentkit.rollouts import Limits, Runner
 from agentkit.tuning.distill import distill
 
-folder, remote, distilled = Path(out), f'openai/walker@{address}', None
+folder, remote, distilled = Path(out), f'openai/m@{address}', None
 with Runner(env, folder.parent, Limits(max_steps=20), workers=2, parallel=4) as run:
     held_out = list_tasks(env, 'valid_unseen', tasks)
     if student == 'local':
@@ -84,40 +85,9 @@ def reply(body):
     return json.dumps(dict(action=action)) if 'action' in form else action
 
 
-class Handler(BaseHTTPRequestHandler):
-    "OpenAI's chat API, with a fault now and then."
+class Faults:
+    "Each is one way of not answering."
 
-    protocol_version = 'HTTP/1.1'
-
-    def do_GET(self):
-        self.send(200, dict(object='list', data=[dict(id='walker', object='model')]))
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-        fault = self.server.next_fault()
-        if fault:
-            return getattr(self, fault)(body)
-        self.good(body)
-
-    def good(self, body, **changes):
-        text = reply(body)
-        words = sum(len(m['content'].split()) for m in body['messages'])
-        usage = dict(prompt_tokens=words, completion_tokens=1, total_tokens=words + 1)
-        message = dict(role='assistant', content=text)
-        answer = dict(id='x', object='chat.completion', created=0, model='walker', usage=usage)
-        self.send(200, dict(answer, choices=[dict(index=0, finish_reason='stop', message=message)], **changes))
-
-    def send(self, status, body, content_type='application/json', **headers):
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header('Content-Type', content_type)
-        self.send_header('Content-Length', str(len(data)))
-        for name, value in headers.items():
-            self.send_header(name.replace('_', '-'), value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    # each of the following is one way of not answering
     def broken(self, body):
         self.send(500, dict(error=dict(message='internal error')))
 
@@ -143,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, {})
 
     def without_choices(self, body):
-        self.send(200, dict(id='x', object='chat.completion', model='walker', choices=[]))
+        self.send(200, dict(id='x', object='chat.completion', model='m', choices=[]))
 
     def null(self, body):
         self.send(200, b'null')
@@ -161,12 +131,20 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(0.3)
         self.good(body)
 
-    def log_message(self, *_):
-        pass
+
+FAULTS = [name for name in vars(Faults) if name[0] != '_']
 
 
-FAULTS = [n for n in vars(Handler) if n not in ('do_GET', 'do_POST', 'good', 'send', 'log_message') and n[0] != '_']
-FAULTS.remove('protocol_version')
+class Handler(Faults, flaky.Handler):
+    "OpenAI's chat API, with a fault now and then."
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+        getattr(self, self.server.next_fault() or 'good')(body)
+
+    def good(self, body):
+        words = sum(len(m['content'].split()) for m in body['messages'])
+        self.send(*flaky.said(reply(body), words, 1))
 
 
 class ChaosServer(ThreadingHTTPServer):

@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from agentkit.models.remote import RemoteEngine, RemoteLM
 
 
-def said(text):
-    "A whole answer with this text."
+def said(text, read=10, wrote=2):
+    "A whole answer with this text, and how many tokens were read and written."
     message = dict(role='assistant', content=text)
-    usage = dict(prompt_tokens=10, completion_tokens=2, total_tokens=12)
+    usage = dict(prompt_tokens=read, completion_tokens=wrote, total_tokens=read + wrote)
     about = dict(id='x', object='chat.completion', created=0, model='m', usage=usage)
     return 200, dict(about, choices=[dict(index=0, finish_reason='stop', message=message)])
 
@@ -31,11 +31,13 @@ class Handler(BaseHTTPRequestHandler):
             number = len(self.server.asked)
         self.send(*self.server.answer(number, body))
 
-    def send(self, status, content):
-        content = json.dumps(content).encode()
+    def send(self, status, content, content_type='application/json', **headers):
+        content = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
-        self.send_header('content-type', 'application/json')
+        self.send_header('content-type', content_type)
         self.send_header('content-length', str(len(content)))
+        for name, value in headers.items():
+            self.send_header(name.replace('_', '-'), value)
         self.end_headers()
         self.wfile.write(content)
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import pandas as pd
 from ..core.comments import assigned, comments
 from ..core.errors import AgentkitError, folder_of, meant, need
-from ..core.secrets import Masked, Redactor, error_line
+from ..core.secrets import Masked, error_line
 from ..core.settings import path_of, root, settings
 from ..core.store import check_format, check_name, digest, read_json, write_json, write_text
-from .tracking import check_tracking, stamp, to_mlflow
+from .tracking import _redactor, check_tracking, stamp, to_mlflow
 
 # %% ../../notebooks/research/06_sweeps.ipynb #8f940d64
 def read_notebook(
@@ -196,10 +196,6 @@ def _without_address(value):
     if isinstance(value, (list, tuple)):
         return [_without_address(v) for v in value]
     return re.sub(r'@https?://\S+', '', value) if isinstance(value, str) else value
-
-
-def _redactor():
-    return Redactor(strict=True, mark='***')
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import dspy
 import pytest
+from flaky import Handler
 from hypothesis import given, strategies as st
 
 from agentkit.agents.policy import Agent
@@ -33,11 +34,9 @@ class Counting(ThreadingHTTPServer):
         self.url = f'http://127.0.0.1:{self.server_port}/v1'
 
 
-class Answer(BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
-
+class Answer(Handler):
     def do_GET(self):
-        self.send(dict(object='list', data=[dict(id=m, object='model') for m in ('m', 'gpt-4o-mini')]))
+        self.send(200, dict(object='list', data=[dict(id=m, object='model') for m in ('m', 'gpt-4o-mini')]))
 
     def do_POST(self):
         self.rfile.read(int(self.headers['Content-Length']))
@@ -46,18 +45,7 @@ class Answer(BaseHTTPRequestHandler):
         message = dict(role='assistant', content=self.server.text)
         choices = [dict(index=0, finish_reason='stop', message=message)]
         body = dict(id='x', object='chat.completion', created=0, model='m', choices=choices)
-        self.send(body if said == 'nothing' else {**body, 'usage': said})
-
-    def send(self, body):
-        content = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header('Content-Type', 'application/json')
-        self.send_header('Content-Length', str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
+        self.send(200, body if said == 'nothing' else {**body, 'usage': said})
 
 
 @pytest.fixture
