@@ -23,7 +23,7 @@ from .core.comments import comments
 from .core.errors import AgentkitError
 from .core.secrets import Masked, redact
 from .core.settings import path_of, settings
-from .core.store import check_own, digest, write_json
+from .core.store import check_own, digest, text_digest, write_json
 
 # %% ../notebooks/cli.ipynb #f7045e21
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ def tasks(
     facts = dict(env=env, split=split, n=len(ids), kinds=dict(counts), tasks=[*ids])
     return Done(facts, '\n'.join([f'{len(ids)} tasks in {env}/{split}: {shown}', *ids[:show]]))
 
-# %% ../notebooks/cli.ipynb #533d7868
+# %% ../notebooks/cli.ipynb #a3987213
 @command
 def play(
     *,
@@ -342,9 +342,12 @@ def play(
     task: int = 0,  # which one, counted from 0
     seed: int = 0,  # of the choice of tasks and of the episode
     max_steps: PositiveInt = 50,  # step limit
+    out: Path | None = None,  # a file of episodes, to which this one is added
 ):
     "Watch a policy play one task, or play it yourself."
     from agentkit.agents.programs import Program
+    from agentkit.core.store import Journal
+    from agentkit.rollouts import journal_row
 
     with _runner(env, option, max_steps) as run:
         player = Program(_ask, 'me') if policy == 'me' else run.policy(policy, seed=seed)
@@ -352,6 +355,8 @@ def play(
         if not 0 <= task < len(listed):
             raise AgentkitError(f'--task {task}: there are tasks 0 to {len(listed) - 1}')
         t = run.play(Program(_watched(player), player.name, player.id), listed[task], seed)
+    if out:
+        Journal(out).append(journal_row(t))
     last = t.steps[-1].observation.text if t.steps else ''
     return Done(t.to_dict(), f'{last}\n\n{t.error or t.termination} after {len(t.steps)} steps', bool(t.error))
 
@@ -371,7 +376,7 @@ def _watched(player):
 
 
 def _ask(state):
-    "A person at the terminal: an action, its number, or ? for the list."
+    "A person at the terminal: an action, its number, ? for the list, or ?? for the expert's hint."
     actions = state.now.actions
     listed = actions.lines()
     while True:
@@ -379,7 +384,10 @@ def _ask(state):
             words = input('> ').strip()
         except (EOFError, RuntimeError, UnicodeDecodeError):  # nobody there, closed, no text
             raise AgentkitError('the input ended before the task did') from None
-        if words == '?':
+        if words == '??':
+            hint = state.expert()
+            print(f'hint: {hint.action}{hint.subgoal and f" ({hint.subgoal})"}' if hint else 'there is no hint')
+        elif words == '?':
             print('\n'.join(f'{i:3} {line}' for i, line in enumerate(listed)))
         elif words:
             numbered = words.isdigit() and hasattr(actions, 'options') and int(words) < len(listed)
@@ -560,9 +568,7 @@ def export(
     from agentkit.data.rows import read_rows
 
     out = _file(out or rows.with_suffix(f'.{format}.jsonl'), rows)
-    read = read_rows(rows)
-    check_own(out, f'{out}.json')
-    facts = export(read, out, format, steps)
+    facts = export(read_rows(rows), out, format, steps)
     learned = dict(
         all='all answers are learned',
         last='the last answer of each row is learned',
@@ -644,7 +650,7 @@ def filter_(
     rows = [r.row() for r in kept]
     check_own(out, f'{out}.report.json')
     write_rows(out, rows)
-    write_json(f'{out}.report.json', dict(report.to_dict(), digest=digest(out.read_text())))
+    write_json(f'{out}.report.json', dict(report.to_dict(), digest=text_digest(out)))
     facts = dict(kept=len(kept), of=len(read), out=str(out), report=report.to_dict())
     stacked = report.reasons.stack() if report.dropped else {}
     reasons = [f'{n:6}  {" · ".join(part for part in why if part)}' for why, n in stacked.items() if n]

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 import pandas as pd
-from .core.errors import AgentkitError
+from .core.errors import AgentkitError, check_number
 from .core.stats import compare_values, rate_interval
 from .core.store import check_format, read_json, write_json, write_text
 from .core.tables import markdown_table
 from .core.types import Task, Trajectory
 from .envs.find import find_known_env
 from .models.names import TOKENS, cost
-from .rollouts import Runner
+from .rollouts import Runner, check_episodes
 
 # %% ../notebooks/evals.ipynb #0527bdb9
 COLUMNS = (
@@ -126,11 +126,6 @@ def trusted(unmeasured: int, of: int, most: float) -> bool:
     return unmeasured < of and unmeasured <= most * of
 
 
-def _check_share(share):
-    if not 0 <= share <= 1:
-        raise AgentkitError(f'max_unmeasured is {share}: it is a share from 0 to 1')
-
-
 @dataclass
 class Report:
     "What an evaluation has measured: a row an episode, and everything computed from it."
@@ -142,7 +137,7 @@ class Report:
     labels: Mapping[str, str] = field(default_factory=dict, repr=False)  # kind → what a figure calls it
 
     def __post_init__(self):
-        _check_share(self.max_unmeasured)
+        check_number('max_unmeasured', self.max_unmeasured, 0, 1)
 
     @property
     def summary(self) -> dict:
@@ -246,9 +241,12 @@ def read_report(
         d, episodes = {**d, 'version': 2}, _from_version_1(episodes)
     check_format(d, 'a report', REPORT, VERSION)
     try:
-        return Report(d['summary']['policy'], episodes, d['info'], d.get('max_unmeasured', Report.max_unmeasured))
-    except (KeyError, TypeError) as e:
-        raise AgentkitError(f'{path} is a damaged report: {type(e).__name__}: {e}') from e
+        policy, info = ''.join(d['summary']['policy']), {**d['info']}
+        report = Report(policy, episodes, info, d.get('max_unmeasured', Report.max_unmeasured))
+        report.to_dict()  # can all be computed again?
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise AgentkitError(f'{path}, or the table beside it, is damaged: {type(e).__name__}: {e}') from e
+    return report
 
 
 TEXTS = ('task', 'kind', 'split', 'policy', 'termination', 'error')  # columns in which "" and "nan" are words
@@ -282,7 +280,8 @@ def evaluate(
     "Play the tasks and report."
     if not tasks:
         raise AgentkitError('no tasks to play')
-    _check_share(max_unmeasured)
+    check_number('max_unmeasured', max_unmeasured, 0, 1)
+    check_episodes(repeats, samples, seed)
     if run is None:
         find_known_env(tasks[0].env)
         with Runner(tasks[0].env, progress=False) as own:

@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 
 from agentkit.core.settings import path_of
-from agentkit.core.store import read_json, write_json, write_text
+from agentkit.core.store import read_object, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def results() -> Path:
 def read_summary() -> dict:
     "What has been measured so far."
     path = results() / 'summary.json'
-    return read_json(path) if path.exists() else dict(figures={}, parts={})
+    return read_object(path) if path.exists() else dict(figures={}, parts={})
 
 
 def record(

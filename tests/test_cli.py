@@ -234,8 +234,25 @@ def test_play_can_be_watched_and_played(capsys, results):
     run = agentkit('play', '--env', 'corridor', '--task', 1, input='?\n7\n1\nforward\n')
     assert run.returncode == 0 and '  1 forward' in run.stdout and '(not possible)' in run.stdout
     assert 'won after 3 steps' in run.stdout
+    assert 'hint:' not in run.stdout
     ended = agentkit('play', '--env', 'corridor', '--task', 1, '--policy', 'me')
     assert ended.returncode == 2 and 'the input ended' in ended.stderr
+
+
+def test_a_person_gets_hints_on_demand_and_the_episode_is_kept(results, tmp_path):
+    from agentkit.rollouts import read_trajectories
+
+    out = tmp_path / 'mine.jsonl'
+    options = ('--option', 'levels=GoToRedBall', '--out', out)
+    run = agentkit('play', '--env', 'babyai', *options, '--policy', 'me', input='??\n1\n?\n??\n2\n' + '3\n' * 20)
+    assert run.returncode == 0 and run.stdout.count('hint: ') == 2 and '  2 forward' in run.stdout, run.stderr
+    expert = agentkit('play', '--env', 'babyai', *options, '--policy', 'expert')
+    assert expert.returncode == 0
+    mine, right = read_trajectories(out)
+    assert [s.action for s in mine.steps[:3]] == ['right', 'forward', 'pickup'] and mine.policy == 'me'
+    assert right.won and right.policy == 'expert'
+    where = agentkit('play', '--env', 'corridor', '--policy', 'expert', '--out', tmp_path)
+    assert where.returncode == 2 and where.stderr.count('\n') == 1
 
 
 def test_evaluate(capsys, results, tmp_path):

@@ -127,7 +127,7 @@ def test_the_share_that_may_be_missing(broken, n, most, trusted):
 def test_nothing_is_not_trusted_and_a_share_is_a_share(run):
     assert not report().trusted
     for wrong in (-0.1, 1.5, float('nan')):
-        with pytest.raises(AgentkitError, match='a share from 0 to 1'):
+        with pytest.raises(AgentkitError, match='write a number from 0 to 1'):
             evaluate(Program(lambda state: pytest.fail('played'), 'eager'), TASKS, run, max_unmeasured=wrong)
 
 

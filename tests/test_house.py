@@ -20,6 +20,7 @@ LAYERS = (
     ('training',),
     ('tuning',),
     ('research',),
+    ('labs',),
     ('cli',),
     ('testing',),
 )

@@ -12,6 +12,7 @@ from typing import get_args, get_origin
 import pytest
 
 from agentkit.cli import COMMANDS, main
+from agentkit.evals import COLUMNS
 
 ROW = dict(messages=[dict(role='user', content='Go.'), dict(role='assistant', content='forward', loss=True)])
 RIGHT = {
@@ -329,7 +330,8 @@ def malformed(place, tmp_path, monkeypatch):
         Path(name).mkdir()
         report = dict(format='agentkit-report', version=2, summary=dict(policy='p'), info={})
         Path(name, 'report.json').write_text('[]' if name == 'listed' else json.dumps(report))
-        columns = 'task,kind,split,policy,success,termination,error\nt,,,p,1,won,\n'
+        row = dict.fromkeys(COLUMNS, 0) | dict(task='t', kind='k', split='', policy='p', success=1, termination='won')
+        columns = '\n'.join([','.join(row), ','.join(map(str, row.values())), ''])
         Path(name, 'episodes.csv').write_bytes(b'\xff\x00' if name == 'untabled' else columns.encode())
     Path('decided/decision.json').write_text('[]')
 

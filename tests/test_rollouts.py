@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import importlib
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -183,6 +185,33 @@ def test_another_option_of_the_environment_is_another_environment(tmp_path):
             run(Expert(), TASKS[5:], journal=tmp_path / 'mine.jsonl')
 
 
+def test_another_version_of_the_environment_is_another_environment(tmp_path, monkeypatch):
+    policy = Program(lambda state: 'forward', 'hasty')
+    with Runner('corridor', tmp_path, workers=1, progress=False) as run:
+        (first,) = run(policy, TASKS[:1], journal=tmp_path / 'mine.jsonl')
+    monkeypatch.setattr(Corridor, 'version', classmethod(lambda cls: '2'))
+    with Runner('corridor', tmp_path, workers=1, progress=False) as run:
+        (again,) = run(policy, TASKS[:1])
+        assert (first.environment, first.version, again.environment, again.version) == (
+            *('corridor', ''),
+            *('corridor@2', '2'),
+        )
+        assert again.key == run.key(policy, TASKS[0]) != first.key
+        with pytest.raises(AgentkitError, match='environment corridor there, corridor@2 here'):
+            run(policy, TASKS[:1], journal=tmp_path / 'mine.jsonl')
+
+
+@pytest.mark.parametrize('play', [lambda run, who: run(who, TASKS[:1]), lambda run, who: run.play(who, TASKS[0])])
+def test_who_has_learned_in_another_version_does_not_play(play, run):
+    agent = Agent(scripted_lm(['forward']), think=False)
+    agent.learned_in = dict(corridor='2', elsewhere='7')
+    with pytest.raises(AgentkitError, match='has learned in corridor 2, and here is no version: install') as e:
+        play(run, agent.sampling(seed=1))
+    assert '\n' not in str(e.value)
+    agent.learned_in = dict(elsewhere='7')
+    play(run, agent)
+
+
 def test_an_episode_that_broke_off_is_played_again(tmp_path):
     broken = [True]
 
@@ -300,6 +329,87 @@ def test_programs_are_told_apart_by_what_they_take_from_outside(run, tmp_path):
         run(one, TASKS[:1], journal=tmp_path / f'{one.id}.jsonl')
         with pytest.raises(AgentkitError, match='under other conditions: walker with another'):
             run(other, TASKS[:1], journal=tmp_path / f'{one.id}.jsonl')
+
+
+LAMP = """
+from agentkit.core.actions import Choice
+from agentkit.core.types import Observation, Task
+from agentkit.envs.base import Environment
+from agentkit.envs.find import env_settings
+
+
+class Lamp(Environment):
+    "Switch it on."
+
+    name = 'lamp'
+    settings = dict(colour='white', folder='')
+    places = ('folder',)
+
+    @classmethod
+    def tasks(cls, split, n=None, seed=0):
+        return [Task('lamp', 'lamp', split=split)]
+
+    def reset(self, task, seed=0):
+        return Observation(f'A {env_settings(type(self))["colour"]} lamp.', Choice(('on',)))
+
+    def step(self, action):
+        return Observation('It is on.', Choice(('on',)), done=True, score=1.0)
+"""
+
+
+@pytest.fixture
+def lamp(tmp_path, monkeypatch):
+    "Plays somebody's environment after an edit: what was seen at last, and how many episodes are kept by now."
+    name = f'lamp_of_{tmp_path.name}'
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv('PYTHONDONTWRITEBYTECODE', '1')
+
+    def play(*edit):
+        (tmp_path / f'{name}.py').write_text(LAMP.replace(*edit) if edit else LAMP)
+        with Runner(f'{name}:Lamp', tmp_path / 'kept', workers=1, progress=False) as run:
+            (t,) = run(Program(lambda state: 'on', 'switch'), run.tasks('train'))
+        episodes = sum(len(Journal(p)) for p in (tmp_path / 'kept' / 'episodes').glob('*.jsonl'))
+        return t.first.text, t.steps[-1].observation.text, episodes
+
+    yield play
+    sys.modules.pop(name, None)
+
+
+def test_an_environment_that_was_edited_plays_anew(lamp):
+    assert lamp() == ('A white lamp.', 'It is on.', 1)
+    assert lamp('is on', 'shines') == ('A white lamp.', 'It shines.', 2)
+    assert lamp() == ('A white lamp.', 'It is on.', 2), 'it is known again'
+    assert lamp('"Switch it on."', '"Another word."\n    # for people')[2] == 2, 'words change nothing'
+
+
+def test_settings_that_change_an_episode_are_part_of_its_key(lamp, monkeypatch):
+    lamp()
+    monkeypatch.setenv('AGENTKIT_LAMP_COLOUR', 'red')
+    assert lamp()[::2] == ('A red lamp.', 2)
+    monkeypatch.setenv('AGENTKIT_LAMP_FOLDER', '/elsewhere')
+    assert lamp()[::2] == ('A red lamp.', 2), 'a place is no condition'
+
+
+def test_whoever_says_a_version_says_when_to_play_anew(lamp):
+    "From then on code does not count."
+    first = "name = 'lamp'", "name = 'lamp'\n    version = classmethod(lambda cls: '1')"
+    assert lamp(*first)[2] == 1
+    assert lamp(first[0], first[1] + '\n    hue = 3')[2] == 1
+
+
+@pytest.mark.parametrize('place, name', [('agentkit.envs.find', 'RULES'), ('agentkit.testing.corridor', 'version')])
+def test_other_rules_of_the_kit_play_anew(place, name, tmp_path, monkeypatch):
+    "A number that is raised, of the loop or of an environment of the kit."
+    with Runner('corridor', tmp_path, workers=1, progress=False) as run:
+        (before,) = run(Expert(), TASKS[:1])
+    assert run.id == 'corridor', 'what was played by the first rules is known'
+    raised = (Corridor, name, lambda: '2') if name == 'version' else (importlib.import_module(place), name, 2)
+    monkeypatch.setattr(*raised)
+    with Runner('corridor', tmp_path, workers=1, progress=False) as other:
+        (after,) = other(Expert(), TASKS[:1])
+        with pytest.raises(AgentkitError, match='environment corridor there, corridor(-[0-9a-f]{12}|@2) here'):
+            other(Expert(), TASKS[:1], journal=run.journal(Expert()))
+    assert after.key != before.key and outcome([after]) == outcome([before])
 
 
 def test_hints_that_were_not_recorded_are_asked_for(tmp_path):

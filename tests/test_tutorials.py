@@ -16,6 +16,7 @@ from agentkit.research.sweeps import execute  # noqa: E402
 from agentkit.training.bases import make_nano  # noqa: E402
 
 FINE_TUNE = ROOT / 'notebooks/tutorials/01_fine_tune_an_agent.ipynb'
+SECOND_WORLD = ROOT / 'notebooks/tutorials/03_a_second_world.ipynb'
 SMALL = dict(prompt_tasks=4, train_tasks=8, eval_tasks=4, epochs=2)
 
 
@@ -86,3 +87,15 @@ def test_fine_tune_an_agent_with_a_model_behind_an_address(tmp_path, results, mo
     assert not [p for p in (tmp_path / 'run').rglob('*.json*') if server.url in p.read_text()], (
         'an address is not written down'
     )
+
+
+def test_a_second_world(tmp_path, results):
+    pytest.importorskip('minigrid')
+    small = dict(tasks=20, passes=500, eval_tasks=10, far_tasks=4, out=str(tmp_path / 'run'))
+    execute(SECOND_WORLD, tmp_path / 'out.ipynb', small)
+    shown = outputs(tmp_path / 'out.ipynb')
+    assert "did you mean 'GoToLocal'?" in shown and "has no view 'reslved'" in shown and 'nothing to train on' in shown
+    agent, episodes = load_agent(tmp_path / 'run/agent.json'), played(tmp_path / 'run')
+    assert {len(of) for name, of in episodes.items() if name.startswith('local/')} == {2 * (10 + 4)}
+    assert all(t.won for name, of in episodes.items() if name.startswith('expert') for t in of)
+    assert agent.name in episodes

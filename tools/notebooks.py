@@ -109,7 +109,7 @@ def run(path):
     code = [c for c in nb.cells if c.cell_type == 'code']
     for cell, ran in zip((c for c in written['cells'] if c['cell_type'] == 'code'), code, strict=True):
         cell['outputs'] = [o for o in map(kept, json.loads(json.dumps(ran.outputs))) if o]
-    path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + '\n')
+    path.write_text(json.dumps(written, sort_keys=True, indent=1, ensure_ascii=False) + '\n')
 
 
 def main(arguments):

@@ -7,12 +7,13 @@ __all__ = ['THINK', 'IMAGE', 'SETTINGS', 'PLACES', 'ADAPTERS', 'HOW', 'Policy', 
            'resolve_view', 'lm_state', 'adapter_state', 'source_of', 'Agent', 'demonstration']
 
 # %% ../../notebooks/agents/02_policy.ipynb #6074f607
-import copy, functools, inspect, json, textwrap, threading
-from collections.abc import Callable
+import copy, functools, inspect, json, textwrap
+from collections.abc import Callable, Mapping
 from typing import Protocol
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 from .reply import read_reply
+from ..core.comments import PARSING
 from ..core.errors import AgentkitError
 from ..core.store import digest
 from ..core.types import THOUGHT, Decision, State, Trajectory, said
@@ -158,9 +159,6 @@ def _plain(values):
     return {k: v for k, v in values.items() if v is not None and writable(v)}
 
 
-_PARSING = threading.Lock()  # two threads that parse at once can fail in Python 3.11 (python/cpython#106905)
-
-
 def source_of(
     f: Callable,  # a function, or a class
 ) -> list:
@@ -168,7 +166,7 @@ def source_of(
     if isinstance(f, functools.partial):
         return [*source_of(f.func), str(f.args), str(f.keywords)]
     try:
-        with _PARSING:
+        with PARSING:
             source = inspect.getsource(f)
     except (OSError, TypeError):  # typed in at a prompt, or built in
         source = repr(getattr(f, '__qualname__', type(f)))
@@ -182,6 +180,8 @@ def source_of(
 
 class Agent(dspy.Module):
     "Chooses the next action with a language model; `react` is the one predictor that optimisers see."
+
+    learned_in: Mapping[str, str] = {}  # environment → its version, where there is one
 
     def __init__(
         self,

@@ -84,7 +84,8 @@ def _state(agent, path):
     state = bare.dump_state()
     prompt = dict(signature=state['signature'], demos=state['demos'])
     adapter, lm = adapter_state(agent.adapter), lm_state(agent.react.lm)
-    return utf8(dict(**head, think=agent.think, adapter=adapter, **prompt, lm=lm))
+    learned = dict(learned_in=dict(agent.learned_in)) if agent.learned_in else {}
+    return utf8(dict(**head, think=agent.think, adapter=adapter, **prompt, lm=lm, **learned))
 
 
 def _program_state(program):
@@ -108,8 +109,8 @@ def load_agent(
     path, address = (Path(match['path']), match['address'] or '') if match else (Path(path), '')
     if path.suffix == '.pkl' or (path / 'program.pkl').is_file():
         return _unpickle(path, allow_pickle)
-    state = _agent_state(path)
     try:
+        state = _agent_state(path)
         if 'program' in state:
             return _program(state['program'])
         agent, saved = _restored(state)
@@ -154,8 +155,11 @@ def _restored(state):
     "The agent without its model, and what is known of the model."
     adapter = ADAPTERS[state['adapter']['name']](**state['adapter']['options'])
     agent = Agent(None, think=state['think'], adapter=adapter)
+    if not isinstance(state['signature']['instructions'], str):
+        raise TypeError('the instructions are no text')
     agent.react.signature = agent.react.signature.load_state(state['signature'])
     agent.react.demos = [dspy.Example(**d) for d in state['demos']]
+    agent.learned_in = dict(state.get('learned_in', {}))
     lm = state['lm']
     if lm is None:
         return agent, None

@@ -8,7 +8,7 @@ __all__ = ['KEY_FORMS', 'NARROW', 'STRICT', 'E_MAIL', 'LINE', 'Form', 'holds_sec
 
 # %% ../../notebooks/core/07_secrets.ipynb #e41f0fef
 import base64, json, os, re, threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, quote_plus
@@ -198,31 +198,76 @@ def redact(
     return Redactor(emails, strict)(value, names)
 
 
+_BEGUN = re.compile(r'-----BEGIN [A-Z ]*PRIVATE KEY-----.{0,16}[\r\n](?![\s\S]*-----END [A-Z ]*PRIVATE KEY-----)')
+
+
 class Masked:
-    "A stream that is written to without secrets, a line at a time: a key may come in two pieces."
+    "A stream that is written to without secrets, a line at a time: a key may come in pieces, and have several lines."
 
     longest = 100_000  # letters of a line
+    key = 20_000  # letters of a key of several lines: what begins like one is held back as long
 
     def __init__(self, stream):
         self.stream, self._redactor = stream, Redactor(strict=True, mark='***')
-        self._lock, self._rest = threading.Lock(), ''
+        self._lock, self._busy = threading.RLock(), False
+        self._given, self._rest = deque(), ''
 
     def write(self, text: str) -> int:
-        with self._lock:
-            self._rest += text
-            end = max(self._rest.rfind('\n'), self._rest.rfind('\r')) + 1
-            self._pass_on(end if len(self._rest) - end < self.longest else len(self._rest))
+        self._given.append(text)
+        self._once(self._pass_on_given)
         return len(text)
+
+    def flush(self):
+        self._once(self.stream.flush)
+
+    def _once(self, do):
+        "Not while it is being done: a signal's handler may write in the middle of a line that its own thread writes."
+        with self._lock:
+            if self._busy:
+                return
+            self._busy = True
+            try:
+                do()
+            finally:
+                self._busy = False
+
+    def _pass_on_given(self):
+        while self._given:
+            self._rest += self._given.popleft()
+            self._pass_on(self._ready())
+
+    def _ready(self):
+        "How much can be passed on: whole lines, up to what may be the beginning of a secret of several."
+        end = max(self._rest.rfind('\n'), self._rest.rfind('\r')) + 1
+        if len(self._rest) - end >= self.longest:
+            return len(self._rest)
+        start = min(self._begun(self._rest[:end]), default=end)
+        return start if end - start < self.key else end
+
+    def _begun(self, text):
+        "Where secrets begin that have not ended."
+        if begun := _BEGUN.search(text):
+            yield begun.start()
+        for value in self._redactor.values:
+            head, newline, _ = value.partition('\n')
+            at = text.find(head + newline) if newline else -1
+            while at >= 0 and not value.startswith(text[at:]):
+                at = text.find(head + newline, at + 1)
+            if at >= 0:
+                yield at
 
     def _pass_on(self, end):
         whole, self._rest = self._rest[:end], self._rest[end:]
         if whole:
             self.stream.write(self._redactor.text(whole))
 
+    def _pass_on_all(self):
+        self._pass_on_given()
+        self._pass_on(len(self._rest))
+
     def close(self):
         "Write what has come of the last line; the stream stays open."
-        with self._lock:
-            self._pass_on(len(self._rest))
+        self._once(self._pass_on_all)
 
     def __enter__(self):
         return self

@@ -10,7 +10,7 @@ import json, os, shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 from ..core.errors import AgentkitError, need
-from ..core.store import digest, read_json, write_json, write_text
+from ..core.store import digest, read_object, write_json, write_text
 from .rows import check_row, check_split, task_of
 
 # %% ../../notebooks/data/04_cards.ipynb #b03ef884
@@ -188,7 +188,7 @@ def load_dataset(folder) -> dict[str, list[dict]]:
     if not (folder / 'digest.json').is_file():
         raise AgentkitError(f'{folder} is not a data set written by `save_dataset`')
     splits = {k: list(map(_from_disk, rows)) for k, rows in hf.load_from_disk(str(folder)).items()}
-    written = read_json(folder / 'digest.json')
+    written = read_object(folder / 'digest.json')
     for k in splits | written:
         if k not in splits or digest(splits[k], n=32) != written.get(k):
             raise AgentkitError(f'{folder}: the rows of {k} are not those that were written')

@@ -10,7 +10,7 @@ import csv, gzip, io, json, math, zipfile, zlib
 from collections import Counter
 from pathlib import Path
 from ..core.errors import AgentkitError, need
-from ..core.store import text_of
+from ..core.store import content_of, text_of
 
 # %% ../../notebooks/data/00_entries.ipynb #33b354d4
 def parse_json(
@@ -56,7 +56,7 @@ def entries(
     "Where, and what: a line that is still to be read, a row of a table, or an object."
     if Path(path).is_dir():
         return _dataset(path)
-    data = _content(path)
+    data = _unpacked(path)
     if data[:4] == b'PAR1':
         return _parquet(path, data)
     if data[:4] == b'PK\x03\x04':
@@ -85,12 +85,10 @@ def parsed(entry: str | dict):
     return parse_json(entry) if isinstance(entry, str) else entry
 
 
-def _content(path):
+def _unpacked(path):
+    data = content_of(path)
     try:
-        data = Path(path).read_bytes()
         return gzip.decompress(data) if data[:2] == b'\x1f\x8b' else data
-    except FileNotFoundError as e:
-        raise AgentkitError(f'{path} does not exist') from e
     except (EOFError, gzip.BadGzipFile, zlib.error) as e:
         raise AgentkitError(f'{path} is damaged gzip: {e}') from e
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['FORMATS', 'ALPACA', 'PREFERENCES', 'LABELS', 'conversations', 'plain', 'learned', 'read_messages', 'write_messages',
            'as_messages', 'to_sharegpt', 'to_alpaca', 'alpaca_prompt', 'beside', 'read_row', 'is_wanted', 'looks_like',
-           'not_read', 'check_kept', 'export', 'facts_of', 'read_entries', 'load_export']
+           'not_read', 'check_kept', 'export', 'facts_of', 'with_provenance', 'read_entries', 'load_export']
 
 # %% ../../notebooks/data/02_formats.ipynb #284150a5
 import json, re
 from collections.abc import Callable
 from pathlib import Path
 from ..core.errors import AgentkitError
-from ..core.store import digest, read_json, write_json
+from ..core.store import check_own, read_object, text_digest, write_json
 from ..core.types import transcript, turns
 from .entries import entries, parsed, short
 from .messages import REQUEST, check_calls, read_message, read_request, write_message
@@ -382,6 +382,7 @@ def export(
 ) -> dict:
     "Write the rows as another trainer reads them, and give the facts that are written beside them."
     write, read, can = _format(format)
+    check_own(path, f'{path}.json')
     rows = [check_row(r, f'row {i}') for i, r in enumerate(rows, 1)]
     if any(map(has_weights, rows)) and 'weights' not in can:
         raise AgentkitError(f'{format} knows answers that are learned or not, no weights: use openai or sharegpt')
@@ -397,7 +398,7 @@ def export(
         raise AgentkitError(f'{format} cannot say which answers are not to be learned, and rows have such: use {other}')
     write_lines(path, [_written(write, read, r, format) for r in rows])
     words = sum(len(m['content'].split()) for r in rows for m in r['messages'])
-    facts = dict(format=format, learned=which, rows=len(rows), words=words, digest=digest(Path(path).read_text()))
+    facts = dict(format=format, learned=which, rows=len(rows), words=words, digest=text_digest(path))
     write_json(f'{path}.json', {**facts, 'provenance': [r.get('provenance', {}) for r in rows]})
     return facts
 
@@ -405,10 +406,24 @@ def export(
 def facts_of(path) -> dict:
     "What the file beside an export says, if there is one; a file that was changed since is an error."
     beside = Path(f'{path}.json')
-    facts = read_json(beside) if beside.exists() else {}
-    if facts and facts.get('digest') != digest(Path(path).read_text()):
+    facts = read_object(beside) if beside.exists() else {}
+    if facts and facts.get('digest') != text_digest(path):
         raise AgentkitError(f'{path} was changed after its export: export again, or delete {beside}')
     return facts
+
+
+def with_provenance(
+    things: list[dict],  # rows or pairs
+    facts: dict,  # of `facts_of`
+    path,  # of the export
+) -> list[dict]:
+    "The same, each with what the file beside an export says of it, where there is one."
+    if not facts:
+        return things
+    known = facts.get('provenance')
+    if not isinstance(known, list) or len(known) != len(things) or not all(isinstance(p, dict) for p in known):
+        raise AgentkitError(f'{path}.json does not say where each row comes from: export again, or delete it')
+    return [{**x, 'provenance': p} for x, p in zip(things, known)]
 
 
 def read_entries(
@@ -442,4 +457,4 @@ def load_export(
     if facts.get('learned') in ('all', 'last'):
         all = facts['learned'] == 'all'
         rows = [{**r, 'messages': learned(r['messages'][:-1], all) + learned(r['messages'][-1:])} for r in rows]
-    return [{**r, 'provenance': p} for r, p in zip(rows, facts['provenance'], strict=True)] if facts else rows
+    return with_provenance(rows, facts, path)

@@ -10,9 +10,9 @@ __all__ = ['PARTS', 'PAIR_FORMATS', 'preference', 'judged_pair', 'preference_pai
 from collections import defaultdict
 from pathlib import Path
 from ..core.errors import AgentkitError
-from ..core.store import digest, write_json
+from ..core.store import check_own, digest, text_digest, write_json
 from .formats import ALPACA, alpaca_prompt, as_messages, beside, check_kept, facts_of, learned
-from .formats import read_entries, read_messages, to_alpaca, to_sharegpt, write_messages
+from .formats import read_entries, read_messages, to_alpaca, to_sharegpt, with_provenance, write_messages
 from .messages import bare, check_calls, read_request
 from .rows import task_of, write_lines
 
@@ -179,8 +179,10 @@ def _written(pair, write, read, format):
 
 def export_pairs(pairs: list[dict], path, format: str = 'trl') -> dict:
     "Write pairs as JSON lines, with their facts in a file beside them."
-    write_lines(path, [_written(p, *_pair_format(format), format) for p in pairs])
-    facts = dict(format=f'{format} preference', rows=len(pairs), digest=digest(Path(path).read_text()))
+    written = [_written(p, *_pair_format(format), format) for p in pairs]
+    check_own(path, f'{path}.json')
+    write_lines(path, written)
+    facts = dict(format=f'{format} preference', rows=len(pairs), digest=text_digest(path))
     write_json(f'{path}.json', {**facts, 'provenance': [p.get('provenance', {}) for p in pairs]})
     return facts
 
@@ -192,8 +194,7 @@ def load_pairs(
     "The pairs in a file; what is none is named with its line."
     (_, read), facts = _pair_format(format), facts_of(path)
     pairs = read_entries(path, read, format, 'a pair')
-    known = facts['provenance'] if facts else [p.get('provenance', {}) for p in pairs]
-    return [{**p, 'provenance': about} for p, about in zip(pairs, known, strict=True)]
+    return [{'provenance': {}, **p} for p in with_provenance(pairs, facts, path)]
 
 
 def chosen_rows(pairs: list[dict]) -> list[dict]:

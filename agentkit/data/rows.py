@@ -186,6 +186,9 @@ def check_row(
     messages = row.get('messages') if isinstance(row, dict) else None
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise AgentkitError(f'{where}: a row needs "messages", a list of objects with "role" and "content"')
+    odd = [k for k in ('provenance', 'request') if not isinstance(row.get(k, {}), dict)]
+    if odd:
+        raise AgentkitError(f'{where}: its {odd[0]} is {row[odd[0]]!r:.40}, and no object')
     try:
         for m in messages:
             _check_message(m)
@@ -204,6 +207,8 @@ def _check_message(m):
         raise AgentkitError(f'a message has role {role!r}; known: {", ".join(ROLES)}')
     if not isinstance(content, str):
         raise AgentkitError(f'the content of a {role} message is {type(content).__name__}, not text')
+    if not isinstance(m.get('instead', ''), str):
+        raise AgentkitError(f'what is learned instead of an answer is {type(m["instead"]).__name__}, not text')
     if role != 'assistant' and (m.get('loss') or 'instead' in m):
         name = 'loss' if m.get('loss') else 'instead'
         raise AgentkitError(f'a {role} message has {name}: only assistant messages are learned')

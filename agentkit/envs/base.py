@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['Environment', 'views_of']
 
-# %% ../../notebooks/envs/01_base.ipynb #819cd0b4
+# %% ../../notebooks/envs/01_base.ipynb #ce5342c5
 from collections.abc import Mapping
 from typing import ClassVar
 from random import Random
 from ..core.errors import AgentkitError
-from ..core.types import Hint, Observation, Task
+from ..core.types import Hint, Observation, State, Task
 from ..core.views import Bare, View
 
-# %% ../../notebooks/envs/01_base.ipynb #8374e8cd
+# %% ../../notebooks/envs/01_base.ipynb #f567470d
 class Environment:
     "Something to act in. Subclass it; `tasks`, `reset` and `step` are needed."
 
@@ -25,11 +25,17 @@ class Environment:
     views: ClassVar[Mapping[str, type[View]]] = {}  # name → another way to read it; "full" and "bare" are always there
     student_view: ClassVar[str] = 'bare'  # how a small local model reads it
     settings: ClassVar[Mapping[str, str]] = {}  # key → default, of its own section in settings.ini
+    places: ClassVar[tuple[str, ...]] = ()  # settings that change no episode: where things are, keys
 
     @classmethod
     def tasks(cls, split: str, n: int | None = None, seed: int = 0) -> list[Task]:  # , and options that decide them
         "Tasks of a split; None: all, or as many as the environment likes. Another seed may choose others."
         raise NotImplementedError
+
+    @classmethod
+    def version(cls) -> str:
+        "Of what decides how it plays and what it says: another has other episodes. Others' code without one is hashed."
+        return ''
 
     def reset(self, task: Task, seed: int = 0) -> Observation:
         "Begin the task; the text says what is seen and what the goal is."
@@ -52,6 +58,14 @@ class Environment:
     def vary(cls, row: dict, r: Random) -> dict:
         "The same fine-tuning row told with other names; the row itself where there is no other way to tell it."
         return row
+
+    @classmethod
+    def draw(
+        cls,
+        state: State,
+        whole: bool = False,  # also what nobody in it can see
+    ) -> bytes | str | None:
+        "A picture of what is known in a state: a PNG, or the text of an SVG. None: there is none."
 
     def close(self):
         "Give everything back; harmless the second time."

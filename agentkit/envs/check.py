@@ -131,6 +131,7 @@ def _declared(trial):
         len({*kind.splits}) == len(kind.splits) > 0, f'splits are {kind.splits!r}: name each once, and one at least'
     )
     _demand(isinstance(kind.instructions, str) and kind.instructions.strip(), 'there are no instructions')
+    _demand(isinstance(kind.version(), str) and kind.version() == kind.version(), f'its version is {kind.version()!r}')
     _demand(kind.name or not kind.settings, 'it has settings, but no name for their section')
     _demand(all(isinstance(v, str) for v in env_settings(kind).values()), 'a default in its settings is not text')
     bare = [name for name, default in options.items() if default is inspect.Parameter.empty]
@@ -332,7 +333,7 @@ def _refuse(trial, where, now, action):
     after = trial.answers(trial.one)
     _demand(before == after, f'{where}: before {action!r} was refused it said {before}, and now {after}')
 
-# %% ../../notebooks/envs/05_check.ipynb #c5c2a7af
+# %% ../../notebooks/envs/05_check.ipynb #02ad8e43
 def _pipe(trial):
     "In a worker it is the same: tasks, observations, hints and progress survive the way there and back."
     with EnvPool(trial.name, 1, **trial.options) as pool, pool.session() as remote:
@@ -418,6 +419,24 @@ def _shape(row):
     return [(m['role'], m.get('loss')) for m in row['messages']]
 
 
+def _draw(trial):
+    "A picture is a PNG or an SVG, and the same for the same state."
+    drawn = 0
+    for task in trial.tasks:
+        for k, state in enumerate(_states(trial, task)):
+            if k == 0 or state.now.done:
+                drawn += _drawn(trial.kind, _at(task, k), state)
+    return f'{drawn} states were drawn' if drawn else ''
+
+
+def _drawn(kind, where, state):
+    image, again = kind.draw(state), kind.draw(state)
+    _demand(image == again, f'{where}: drawn twice, it gives two pictures')
+    good = image.startswith(b'\x89PNG') if isinstance(image, bytes) else image is None or '<svg' in image
+    _demand(good, f'{where}: draw gives {image!r:.40}, which is no PNG and no SVG')
+    return image is not None
+
+
 def _close(trial):
     "Closing is harmless before the first episode, after one, and when it is closed already."
     for env in (make_env(trial.name, **trial.options), trial.one, trial.two):
@@ -425,7 +444,7 @@ def _close(trial):
         env.close()
     return '3 environments, each closed twice'
 
-# %% ../../notebooks/envs/05_check.ipynb #b4f2448d
+# %% ../../notebooks/envs/05_check.ipynb #91d5692e
 CHECKS = dict(  # name → what is tried, and the promise without which it cannot be
     declared=(_declared, None),
     tasks=(_tasks, None),
@@ -440,6 +459,7 @@ CHECKS = dict(  # name → what is tried, and the promise without which it canno
     pipe=(_pipe, 'resets'),
     views=(_views, 'steps'),
     vary=(_vary, 'views'),
+    draw=(_draw, 'steps'),
     close=(_close, None),
 )
 

@@ -7,13 +7,15 @@ __all__ = ['GROUP', 'TAKEN', 'WORDS', 'environments', 'target_of', 'resolve', 'f
            'env_options', 'check_options', 'list_tasks', 'tasks_of', 'env_settings', 'identity']
 
 # %% ../../notebooks/envs/02_find.ipynb #a33f311a
-import functools, importlib, inspect
+import ast, functools, importlib, inspect, sys
 from dataclasses import replace
 from importlib.metadata import entry_points
+from pathlib import Path
+from ..core.comments import PARSING
 from ..core.errors import AgentkitError, meant
 from ..core.settings import section
 from ..core.store import digest
-from ..core.types import Task
+from ..core.types import RULES, Task
 from .base import Environment
 
 # %% ../../notebooks/envs/02_find.ipynb #04884711
@@ -176,5 +178,39 @@ def identity(
     name: str,  # a registered name, or "module:Class"
     options: dict = {},  # what its class was given
 ) -> str:
-    "The name of an environment with its options: `name`, or `name-` and a digest."
-    return f'{name}-{digest(options)}' if options else name
+    "Name, digest of what else decides its episodes (options, settings, others' code), version: `name-digest@version`."
+    kind, version = find_env(name), find_env(name).version()
+    others = dict(settings=_changed_settings(kind), code=_code(kind), rules=RULES)
+    others = {k: v for k, v in others.items() if v not in ({}, 1, [])}  # as it has always been
+    parts = [options, others] if others else [options]
+    return name + f'-{digest(*parts)}' * any(map(bool, parts)) + f'@{version}' * bool(version)
+
+
+def _changed_settings(kind):
+    "The settings that are other than usual, without those that do not change an episode."
+    return {k: v for k, v in env_settings(kind).items() if k not in kind.places and v != kind.settings[k]}
+
+
+def _code(kind):
+    "The code of a class of somebody else that has no version of its own: of its module, or of its package's folder."
+    modules = {k.__module__ for k in kind.__mro__ if issubclass(k, Environment)} if 'version' not in vars(kind) else ()
+    files = set()
+    for name in modules:
+        path = Path(getattr(sys.modules.get(name), '__file__', None) or '')
+        if not name.startswith('agentkit.') and path.suffix == '.py':
+            files |= {*path.parent.glob('*.py')} if '.' in name else {path}
+    return sorted(map(_bare, files))
+
+
+def _bare(path):
+    "A digest of what a file does: comments, docstrings and layout do not count."
+    text = path.read_text(errors='replace')
+    try:
+        with PARSING:
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError):  # a template, or of another Python
+        return digest(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = None
+    return digest(ast.unparse(tree))

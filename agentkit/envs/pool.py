@@ -6,19 +6,21 @@
 __all__ = ['LONGEST', 'WorkerError', 'Worker', 'Served', 'Remote', 'EnvPool']
 
 # %% ../../notebooks/envs/03_pool.ipynb #4ccc5089
-import contextlib, dataclasses, functools, json, os, queue, selectors, signal, subprocess, sys, threading, time, weakref
-from ..core.errors import AgentkitError
+import contextlib, dataclasses, functools, json, os, queue, secrets, selectors, signal, subprocess, sys, threading
+import time, weakref
+from ..core.errors import AgentkitError, check_number
 from ..core.settings import without_keys
 from ..core.types import Hint, Observation, Task, observation
 from .base import views_of
 from .find import check_options, find_env, identity, make_env, tasks_of
+from .worker import FAMILY, end_family
 
 # %% ../../notebooks/envs/03_pool.ipynb #c9368a05
 class WorkerError(AgentkitError):
     "A worker hung, died, or its object raised; the message says which."
 
 
-def _launch(target, options):
+def _launch(target, options, token):
     path = os.pathsep.join(p or os.getcwd() for p in sys.path)  # what can be imported here can be imported there
     return subprocess.Popen(
         [sys.executable, '-m', 'agentkit.envs.worker', str(os.getpid()), target, json.dumps(options)],
@@ -27,12 +29,12 @@ def _launch(target, options):
         stderr=subprocess.PIPE,
         bufsize=0,
         start_new_session=True,
-        env={**without_keys(), 'PYTHONPATH': path, 'PYTHONSAFEPATH': '1'},
+        env={**without_keys(), 'PYTHONPATH': path, 'PYTHONSAFEPATH': '1', FAMILY: token},
     )
 
 
-def _end_process(proc, grace=1.0):
-    "Let the child end by itself for `grace` seconds, then kill all that is left of its process group."
+def _end_process(proc, token, grace=1.0):
+    "Let the child end by itself for `grace` seconds, then kill all that is left of its process group and family."
     if not proc.stdin.closed:
         proc.stdin.close()
     try:
@@ -43,6 +45,7 @@ def _end_process(proc, grace=1.0):
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(proc.pid, signal.SIGKILL)
     proc.wait()
+    end_family(token)
     proc.stdout.close()
     proc.stderr.close()
 
@@ -60,8 +63,9 @@ class Worker:
         start_timeout: float = 120,  # seconds for imports and the making of the object
     ):
         self.target, self._lock, self._out, self._err, self._calls = target, threading.Lock(), bytearray(), b'', 0
-        self._proc = _launch(target, options or {})
-        self._finalizer = weakref.finalize(self, _end_process, self._proc)  # also when the interpreter ends
+        self._token = secrets.token_hex(8)
+        self._proc = _launch(target, options or {}, self._token)
+        self._finalizer = weakref.finalize(self, _end_process, self._proc, self._token)  # also when Python ends
         self._pipes = selectors.DefaultSelector()
         self._pipes.register(self._proc.stdout, selectors.EVENT_READ)
         self._pipes.register(self._proc.stderr, selectors.EVENT_READ)
@@ -177,10 +181,10 @@ class Worker:
     def _close(self, grace):
         if self._finalizer.detach():
             self._pipes.close()
-            _end_process(self._proc, grace)
+            _end_process(self._proc, self._token, grace)
 
     def close(self):
-        "End the child; nothing of its process group is left. A call that runs in another thread gets a WorkerError."
+        "End the child and all that it has started. A call that runs in another thread gets a WorkerError."
         if self._lock.locked() and self.alive:
             os.killpg(self.pid, signal.SIGKILL)
         with self._lock:
@@ -266,8 +270,8 @@ class EnvPool:
         timeout: float = 60,  # seconds for one reset or step
         **options,  # what the environment's class takes
     ):
-        if n < 1:
-            raise AgentkitError(f'a pool needs at least one worker, not {n}')
+        check_number('workers', n, 1, whole=True)
+        check_number('timeout', timeout, 0)
         kind = find_env(env)
         if kind.__module__ == '__main__':
             raise AgentkitError(f'{env} is defined in a notebook, where no worker can import it: move it to a .py file')

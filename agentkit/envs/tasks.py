@@ -27,9 +27,9 @@ def task_from_dict(
     data, own = d.get('data', {}), d.get('env', env)
     if not isinstance(data, dict):
         raise AgentkitError(f'"data" of a task is a JSON object, not {data!r}')
-    if own != env and own not in environments():  # data does not choose which code runs
+    if not isinstance(own, str) or own != env and own not in environments():  # data does not choose which code runs
         raise AgentkitError(f'a row may name {env!r} or a registered environment, not {own!r}')
-    known = {k: str(d[k]) for k in ('id', 'kind', 'split') if k in d}
+    known = {k: str(d[k]) for k in ('id', 'kind', 'split') if d.get(k) is not None}
     more = {k: v for k, v in d.items() if k not in ('id', 'env', 'kind', 'split', 'data')}
     return Task(**{'split': split, **known}, env=own, data={**data, **more})
 

@@ -5,6 +5,25 @@ import faulthandler, importlib, json, os, queue, select, signal, sys, threading,
 from agentkit.core.errors import AgentkitError
 
 GRACE = 5  # seconds between the parent's end and ours
+FAMILY = 'AGENTKIT_WORKER'  # the variable by which a worker and all that it starts are known, whatever their session
+
+
+def end_family(token: str):
+    "Kill what a worker has started and has left its process group; not what gave up its environment, too."
+    import psutil
+
+    for _ in range(100):  # who is being killed may still start another one
+        alive = False
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get(FAMILY) == token:
+                    process.kill()
+                    alive = True
+            except (psutil.Error, OSError):  # it has ended, or belongs to somebody else
+                pass
+        if not alive:
+            return
+        time.sleep(0.01)
 
 
 def private_pipes() -> tuple[int, int]:
@@ -33,6 +52,7 @@ def listen(fd: int, parent: int, lines: queue.Queue):
             lines.put(line)
     lines.put(None)
     time.sleep(GRACE)
+    end_family(os.environ.get(FAMILY, '-'))
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
@@ -84,6 +104,7 @@ def main():
     lines = queue.Queue()
     threading.Thread(target=listen, args=(requests, parent, lines), daemon=True).start()
     serve(target, options, lines, replies)
+    end_family(os.environ.get(FAMILY, '-'))  # the parent may be gone
 
 
 if __name__ == '__main__':

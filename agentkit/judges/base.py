@@ -10,8 +10,8 @@ __all__ = ['FORMAT', 'VERSION', 'exact_match', 'success', 'passes', 'check_thres
 import dataclasses
 from dataclasses import dataclass, field
 import dspy
-from ..core.errors import AgentkitError
-from ..core.store import check_format
+from ..core.errors import AgentkitError, check_number
+from ..core.store import check_format, fields_of
 from ..core.types import Trajectory
 
 # %% ../../notebooks/judges/01_base.ipynb #3586d048
@@ -40,8 +40,7 @@ def passes(
 
 def check_threshold(threshold: float, low: float = 0, high: float = 1):
     "One clear error before any work, where a threshold is none of the possible values."
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not low <= threshold <= high:
-        raise AgentkitError(f'the threshold is {threshold!r}: write a number from {low} to {high}')
+    check_number('the threshold', threshold, low, high)
 
 # %% ../../notebooks/judges/01_base.ipynb #f5dffe52
 FORMAT, VERSION = 'agentkit-verdict', 1
@@ -86,7 +85,8 @@ def verdict(
 ) -> Verdict:
     "The verdict in a dictionary that was read from JSON."
     check_format(d, 'a verdict', FORMAT, VERSION)
-    return Verdict(**{f.name: d[f.name] for f in dataclasses.fields(Verdict) if f.name in d})
+    known = 'format', 'version', *(f.name for f in dataclasses.fields(Verdict))
+    return Verdict(**fields_of({k: d[k] for k in known if k in d}, Verdict, 'a verdict', FORMAT, VERSION))
 
 # %% ../../notebooks/judges/01_base.ipynb #a742d942
 class Judge:

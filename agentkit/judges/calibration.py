@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..core.errors import AgentkitError
+from ..core.errors import AgentkitError, check_number
 from ..core.stats import cluster_interval, rate
-from ..core.store import check_format, read_json, write_json
+from ..core.store import check_format, read_object, write_json
 from ..core.tables import markdown_table
 from ..evals import Report, trusted
-from .base import passes
+from .base import check_threshold, passes
 from .language import LMJudge
 from .run import judge_all, name_of, task_id
 from ..models.names import TOKENS, add_usage, cost
@@ -245,9 +245,14 @@ def _frame(records, columns):
 
 def read_calibration(path) -> Calibration:
     "What `Calibration.save` wrote."
-    d = read_json(path)
+    d = read_object(path)
     check_format(d, 'a calibration', FORMAT, VERSION)
-    return Calibration(d['judge'], _frame(d['rows'], ROW), _frame(d['repeats'], REPEAT), d['info'])
+    try:
+        c = Calibration(d['judge'], _frame(d['rows'], ROW), _frame(d['repeats'], REPEAT), {**d['info']})
+        repr(c), c.by_score  # can all be computed again?
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as e:
+        raise AgentkitError(f'{path} is a damaged calibration: {type(e).__name__}: {e}') from e
+    return c
 
 # %% ../../notebooks/judges/05_calibration.ipynb #a1327cdd
 def calibrate(
@@ -263,6 +268,11 @@ def calibrate(
     max_unmeasured: float = Report.max_unmeasured,  # with a larger share of silence it is not to be trusted
 ) -> Calibration:
     "How far this judge agrees with the truth, with itself, and what it costs."
+    check_number('repeats', repeats, 0, whole=True)
+    check_number('temperature', temperature, 0)
+    check_number('max_unmeasured', max_unmeasured, 0, 1)
+    if threshold is not None:
+        check_threshold(threshold)
     items = list(items)
     true = [truth(x) for x in items] if callable(truth) else list(truth)
     if not items or len(true) != len(items):

@@ -10,10 +10,10 @@ import dataclasses, functools, threading
 from collections import Counter
 import dspy
 from ..agents.policy import source_of
-from ..core.errors import AgentkitError
+from ..core.errors import AgentkitError, check_number
 from ..core.secrets import redact
 from ..core.store import Journal, digest, journalled
-from ..core.types import Trajectory
+from ..core.types import RULES, Trajectory
 from .base import Judge, Verdict, broken_off, passes, verdict
 from ..rollouts import episode_prediction
 
@@ -101,14 +101,15 @@ def judge_all(
     **sampling,  # for judges that ask a model: temperature, …
 ) -> list[Verdict]:
     "A verdict for each item, in their order."
-    state = judge.state() if isinstance(judge, Judge) else dict(name=name_of(judge), source=source_of(judge))
+    check_number('parallel', parallel, 1, whole=True)
+    made_of = [_state(judge), sampling, *([RULES] if RULES > 1 else [])]  # the first journals do not say it
 
     def one(keyed):
         key, item = keyed
         return dict(_verdict(judge, item, sampling).to_dict(), key=key, task=task_id(item))
 
     rows = journalled(
-        [(digest(state, _plain(x), sampling, n=24), x) for x in items],
+        [(digest(made_of[0], _plain(x), *made_of[1:], n=24), x) for x in items],
         one,
         key=lambda keyed: keyed[0],
         known=lambda: _known(judge, journal),
@@ -123,6 +124,14 @@ def judge_all(
     return [rescored(verdict(r)) for r in rows]
 
 
+def _state(judge):
+    "All that a verdict depends on; of somebody's own judge its code, too."
+    if not isinstance(judge, Judge):
+        return dict(name=name_of(judge), source=source_of(judge))
+    own = type(judge).__module__.partition('.')[0] != 'agentkit'
+    return {**judge.state(), **(dict(source=source_of(type(judge))) if own else {})}
+
+
 def _known(judge, journal):
     "The rows of a journal by their keys, without what is to be asked for again."
     again = ('failed',) if getattr(judge, 'final', True) else ('failed', 'unjudged')
@@ -134,6 +143,8 @@ def _rows(journal):
     rows = {}
     for i, r in enumerate(Journal(journal).rows()):
         failed, key = verdict(r).status == 'failed', r.get('key', i)
+        if not isinstance(key, (str, int)):
+            raise AgentkitError(f'{journal} is damaged: a verdict has the key {key!r:.40}')
         if not failed or key not in rows:
             rows[key] = r
     return rows

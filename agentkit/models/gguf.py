@@ -8,11 +8,11 @@ __all__ = ['TYPES', 'COARSER_THAN', 'BLOCK', 'known_type', 'tensor_type', 'quant
            'write_gguf_adapter']
 
 # %% ../../notebooks/models/05_gguf.ipynb #d6a23d83
-import ctypes, functools, json
+import ctypes, functools, struct
 from collections import Counter
 from pathlib import Path
 from ..core.errors import AgentkitError, need
-from ..core.store import read_json
+from ..core.store import read_object, read_text
 
 # %% ../../notebooks/models/05_gguf.ipynb #4678e4fd
 # type → of matrices, and of the output matrix
@@ -113,7 +113,7 @@ def _pre(spec):
 
 def _add_tokenizer(w, folder):
     gguf = need('gguf', 'train')
-    spec, config = json.loads((folder / 'tokenizer.json').read_text()), read_json(folder / 'tokenizer_config.json')
+    spec, config = read_object(folder / 'tokenizer.json'), read_object(folder / 'tokenizer_config.json')
     kinds = {
         t['content']: gguf.TokenType.CONTROL if t['special'] else gguf.TokenType.USER_DEFINED
         for t in spec['added_tokens']
@@ -138,7 +138,7 @@ def _add_tokenizer(w, folder):
     )
     w.add_add_bos_token(False)
     w.add_chat_template(
-        config['chat_template'] if 'chat_template' in config else (folder / 'chat_template.jinja').read_text()
+        config['chat_template'] if 'chat_template' in config else read_text(folder / 'chat_template.jinja')
     )
 
 # %% ../../notebooks/models/05_gguf.ipynb #c4e954d9
@@ -197,10 +197,10 @@ def _add_settings(w, config):
 
 def _llama(folder):
     "The settings of a Llama model directory."
-    config = read_json(Path(folder) / 'config.json')
-    if config['architectures'] != ['LlamaForCausalLM']:
+    config = read_object(Path(folder) / 'config.json')
+    if config.get('architectures') != ['LlamaForCausalLM']:
         raise AgentkitError(
-            f'GGUF export knows the Llama architecture only, {Path(folder).name} is {config["architectures"]}: '
+            f'GGUF export knows the Llama architecture only, {Path(folder).name} is {config.get("architectures")}: '
             'convert it with llama.cpp'
         )
     return config
@@ -221,14 +221,22 @@ def write_gguf(
     gguf, folder, outtype = need('gguf', 'train'), Path(folder), known_type(outtype)
     config, out = _llama(folder), Path(out or folder / 'model.gguf')
     w = gguf.GGUFWriter(out.with_suffix('.tmp'), 'llama')
-    _add_settings(w, config)
-    _add_tokenizer(w, folder)
-    tensors = _gguf_tensors(folder, config)
+    try:
+        _add_settings(w, config)
+        _add_tokenizer(w, folder)
+        _add_tensors(w, folder, config, outtype)
+        return _write(w, out)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error) as e:
+        out.with_suffix('.tmp').unlink(missing_ok=True)
+        raise AgentkitError(f'{folder} has settings that cannot be exported: {type(e).__name__}: {e}') from e
+
+
+def _add_tensors(w, folder, config, outtype):
+    tensors, types = _gguf_tensors(folder, config), need('gguf', 'train').GGMLQuantizationType
     output = 'output.weight' if 'output.weight' in tensors else 'token_embd.weight'
     for name, a in tensors.items():
         kind = tensor_type(outtype, name, a.shape, config['num_hidden_layers'], output)
-        w.add_tensor(name, quantised(a, kind), raw_dtype=gguf.GGMLQuantizationType[kind])
-    return _write(w, out)
+        w.add_tensor(name, quantised(a, kind), raw_dtype=types[kind])
 
 # %% ../../notebooks/models/05_gguf.ipynb #590cf29e
 def tensor_types(
@@ -247,7 +255,7 @@ def write_gguf_adapter(
     w = gguf.GGUFWriter((out := folder / 'adapter.gguf').with_suffix('.tmp'), 'llama')
     w.add_type(gguf.GGUFType.ADAPTER)
     w.add_string(gguf.Keys.Adapter.TYPE, 'lora')
-    w.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(read_json(folder / 'adapter_config.json')['lora_alpha']))
+    w.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(read_object(folder / 'adapter_config.json')['lora_alpha']))
     for name, tensor in sorted(
         need('safetensors.torch', 'train').load_file(folder / 'adapter_model.safetensors').items()
     ):

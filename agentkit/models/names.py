@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROUTES', 'KEYS', 'OWN_KEY', 'TOKENS', 'FREE', 'named', 'parse_spec', 'address_of', 'key_for', 'count_calls', 'usage',
-           'add_usage', 'all_tokens', 'price', 'cost']
+           'add_usage', 'all_tokens', 'own_prices', 'price', 'cost']
 
 # %% ../../notebooks/models/01_names.ipynb #a728bd93
-import contextlib, functools, importlib.util
+import contextlib, functools, importlib.util, math
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ import dspy
 from ..core.errors import AgentkitError
 from ..core.secrets import redact
 from ..core.settings import root, settings
-from ..core.store import read_json
+from ..core.store import read_object
 
 # %% ../../notebooks/models/01_names.ipynb #94ec2b51
 # provider → the wire format DSPy speaks to it
@@ -134,7 +134,7 @@ def _table():
     "The prices that come with litellm; read as a file, because importing it takes seconds."
     path = Path(importlib.util.find_spec('litellm').origin).with_name('model_prices_and_context_window_backup.json')
     if path.is_file():
-        return read_json(path)
+        return read_object(path)
     import litellm
 
     return litellm.model_cost
@@ -143,22 +143,28 @@ def _table():
 FREE = ('local/', 'expert', 'random', 'scripted')  # what runs here is not paid by the token
 
 
-def _own_price(name):
+def own_prices(
+    name: str,  # provider/model
+) -> dict:
+    "What prices.json in the project folder says of a model: input, output and perhaps cached, training; or nothing."
     path = root() / 'prices.json'
-    row = read_json(path).get(name) if path.is_file() else None
-    if row is None or (isinstance(row, dict) and set(row) == {'training'}):
-        return None
-    if (
-        not isinstance(row, dict)
-        or set(row) - {'cached', 'training'} != {'input', 'output'}
-        or not all(isinstance(p, (int, float)) and p >= 0 for p in row.values())
-    ):
+    row = read_object(path).get(name, {}) if path.is_file() else {}
+    used = {*row} - {'cached', 'training'} if isinstance(row, dict) else None
+    if used not in ({'input', 'output'}, set()) or not all(map(_is_price, row.values())):
         raise AgentkitError(
             f'{path}: the price of {name} is {row}; write input, output and perhaps cached, '
             'in dollars for a million tokens'
         )
-    # what training costs is for `training.openai`
-    return {k: row.get(k, row['input']) for k in ('input', 'cached', 'output')}
+    return row
+
+
+def _is_price(p):
+    return isinstance(p, (int, float)) and not isinstance(p, bool) and 0 <= p < math.inf
+
+
+def _own_price(name):
+    row = own_prices(name)
+    return {k: row.get(k, row['input']) for k in ('input', 'cached', 'output')} if 'input' in row else None
 
 
 def price(

@@ -19,10 +19,10 @@ import atexit, contextlib, fcntl, importlib.util, json, os, secrets, signal, sub
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import dspy, httpx
-from ..core.actions import Actions, Choice, ToolCall
+from ..core.actions import Actions, Choice, Structured, ToolCall
 from ..core.errors import AgentkitError, EpisodeError, meant, need
 from ..core.settings import settings, without_keys
-from ..core.store import check_name, read_json
+from ..core.store import check_name, read_object
 from .hold import answer_format, distinct
 from .remote import PlainErrors
 from .store import FILES, file_sha256, fingerprint, gguf_of, model_dir, read_card
@@ -246,7 +246,7 @@ class VllmServer(Server):
     process, start_seconds = 'agentkit.models.vllm_server', property(lambda self: VLLM_START_SECONDS)
 
     def _child_options(self, path, threads, adapters):
-        ranks = [read_json(d / 'adapter/adapter_config.json')['r'] for _, d in adapters]
+        ranks = [read_object(d / 'adapter/adapter_config.json')['r'] for _, d in adapters]
         return dict(
             model=str(path.parent),
             name=self.model,
@@ -547,7 +547,7 @@ class LocalLM(PlainErrors, dspy.LM):
         if isinstance(actions, Choice) and not think:
             return choice(actions.options)
         held = answer_format(actions, think)
-        if isinstance(actions, ToolCall):  # half a call is none
+        if isinstance(actions, (ToolCall, Structured)):  # half an object is none
             held['max_tokens'] = max(CALL_TOKENS, self.kwargs.get('max_tokens') or 0)
         return held
 

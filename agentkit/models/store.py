@@ -11,7 +11,7 @@ import functools, hashlib, math, re
 from pathlib import Path
 from ..core.errors import AgentkitError, meant
 from ..core.settings import path_of
-from ..core.store import digest, read_json, write_json
+from ..core.store import digest, read_json, read_object, write_json
 from ..core.types import check_format
 
 # %% ../../notebooks/models/04_store.ipynb #85d4ca3c
@@ -39,19 +39,29 @@ def check_card(
     card: dict,  # what is, or will be, in card.json
 ) -> dict:
     "The card, if what it claims can be true."
+    try:
+        return _checked(card)
+    except (AttributeError, KeyError, TypeError) as e:
+        raise AgentkitError(f'a damaged model card: {type(e).__name__}: {e}') from e
+
+
+def _checked(card):
     check_format(card, 'a model card', CARD, CARD_VERSION)
     name = card.get('id')
     missing = {'trained', 'steps', *(() if 'adapter_sha256' in card else ('gguf_sha256', 'weights_sha256'))} - set(card)
     if missing:
         raise AgentkitError(f'model {name}: its card has no {", ".join(sorted(missing))}')
+    if not isinstance(card.get('files_sha256', {}), dict):
+        raise AgentkitError(f'model {name}: its files_sha256 is {card["files_sha256"]!r:.40}, and no object')
     if card['trained'] != (card['steps'] > 0):
         raise AgentkitError(f'model {name}: trained is {card["trained"]} after {card["steps"]} steps')
     if not card['trained']:
         return card
-    if not all(math.isfinite(x) for x in card['losses'].values()):
+    if not all(math.isfinite(card['losses'][k]) for k in ('first', 'last') if card['losses']):
         raise AgentkitError(f'model {name}: losses are {card["losses"]}, not numbers')
+    base = card['base']
     if card.get('weights_sha256') == card['base_weights_sha256']:
-        raise AgentkitError(f'model {name} claims to be trained, but its weights are those of {card["base"]}')
+        raise AgentkitError(f'model {name} claims to be trained, but its weights are those of {base}')
     return card
 
 # %% ../../notebooks/models/04_store.ipynb #984376f3
@@ -83,7 +93,7 @@ def _content(path):
     "What a file says; of settings without the version that wrote them."
     if path.name not in ('config.json', 'generation_config.json'):
         return file_sha256(path)
-    return {k: v for k, v in read_json(path).items() if k != 'transformers_version'}
+    return {k: v for k, v in read_object(path).items() if k != 'transformers_version'}
 
 
 def write_card(

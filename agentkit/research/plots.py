@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BOUNDS', 'BEFORE', 'AFTER', 'RATES', 'TRAINED', 'PROGRAMS', 'METHOD_NAMES', 'finished', 'students', 'before_after',
            'learning_curve', 'labels_of', 'by_kind', 'loss_curves', 'show_table', 'efficiency_curves', 'show_curves',
-           'data_efficiency', 'rate_bars', 'show_rates', 'show_bits', 'fewer_bits', 'save_figure', 'show_figure',
-           'filter_funnel', 'calibration_plot', 'reliability_plot']
+           'data_efficiency', 'rate_bars', 'show_rates', 'show_bits', 'fewer_bits', 'seed_curves', 'save_figure',
+           'show_figure', 'filter_funnel', 'calibration_plot', 'reliability_plot']
 
 # %% ../../notebooks/research/04_plots.ipynb #eb212ab2
 from collections.abc import Callable
@@ -394,6 +394,28 @@ def fewer_bits(summary: pd.DataFrame, timings: pd.DataFrame):
         )
     _rate_axis(axes)
     axes.set(xlim=(0, ok['bytes'].max() / 1e6 * 1.25), xlabel='megabytes (the labels: tokens a second)')
+    return figure
+
+# %% ../../notebooks/research/04_plots.ipynb #5eedc002
+def seed_curves(
+    table: pd.DataFrame,  # a row a point of a seed: success, and these columns
+    by: str,  # the column that names a condition
+    x: str,  # the column of what grows
+    label: str = '',  # of what grows; empty: the column's name
+):
+    "Success over what grows: a line a condition, the mean of its seeds, and a band from the worst to the best."
+    rows = finished(table, by, x, 'success')
+    if rows.empty:
+        raise AgentkitError('no finished run in the table: nothing to draw')
+    figure, axes = _figure(6.8)
+    for i, (name, g) in enumerate(rows.groupby(by, sort=False)):
+        curve = g.groupby(x)['success'].agg(['mean', 'min', 'max']).reset_index()
+        axes.plot(curve[x], curve['mean'], color=f'C{i}', label=str(name))
+        axes.fill_between(curve[x], curve['min'], curve['max'], color=f'C{i}', alpha=0.15, linewidth=0)
+    _rate_axis(axes)
+    axes.xaxis.set_major_formatter('{x:,.0f}')
+    axes.set_xlabel(label or x)
+    axes.legend(frameon=True, fontsize=8)
     return figure
 
 # %% ../../notebooks/research/04_plots.ipynb #60d07aca

@@ -20,7 +20,7 @@ from ..core.comments import assigned, comments
 from ..core.errors import AgentkitError, folder_of, meant, need
 from ..core.secrets import Masked, error_line
 from ..core.settings import path_of, root, settings
-from ..core.store import check_format, check_name, digest, read_json, write_json, write_text
+from ..core.store import check_format, check_name, digest, read_json, read_object, write_json, write_text
 from .tracking import _redactor, check_tracking, stamp, to_mlflow
 
 # %% ../../notebooks/research/06_sweeps.ipynb #8f940d64
@@ -586,7 +586,24 @@ def _without_secrets(value, params):
         return value
 
     value['metadata'].pop('papermill', None)  # it has the names of the temporary files
-    return _redactor()(bare(value))
+    return _redactor()(bare(_whole(value)))
+
+
+def _whole(value):
+    "A notebook with each text in one piece, and what was printed as one text: a secret may have several lines."
+    if isinstance(value, list):
+        return [_whole(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    lines = [k for k, v in value.items() if isinstance(v, list) and (k in ('source', 'text') or k.startswith('text/'))]
+    value = {k: ''.join(v) if k in lines else _whole(v) for k, v in value.items()}
+    printed = []
+    for output in value.get('outputs', ()):
+        if printed and printed[-1].get('name') == output.get('name', 0):
+            printed[-1]['text'] += output['text']
+        else:
+            printed.append(output)
+    return {**value, 'outputs': printed} if printed else value
 
 
 def _texts(value):
@@ -640,7 +657,8 @@ def _read(cell, name, read):
 def _read_status(path):
     try:
         status = read_json(path)
-        if status['status'] not in ('ok', 'failed') or not isinstance(status['error'], str):
+        told = isinstance(status['error'], str) and isinstance(status.get('code', {}), dict)
+        if status['status'] not in ('ok', 'failed') or not told:
             raise AgentkitError('it is no status of a run')
     except (AgentkitError, KeyError, TypeError) as e:
         raise AgentkitError(f'{path}: {e}; delete it, or sweep with --fresh') from e
@@ -731,7 +749,7 @@ def _attempt(cell, log, kernels):
 
 def _edited(cell, began, before):
     "Words for a run whose code was edited under it: nobody knows which numbers are whose."
-    for place, now in read_json(cell.folder / 'code.json').items():
+    for place, now in read_object(cell.folder / 'code.json').items():
         path = root() / place
         written = path.is_file() and began < path.stat().st_mtime <= time.time()
         if now != _digest(path) or (now != before[path] if path in before else written):
@@ -741,7 +759,7 @@ def _edited(cell, began, before):
 
 def _made_of(cell):
     "What the numbers of a run come from, and which they are."
-    result, code = read_result(cell.folder / 'result.json'), read_json(cell.folder / 'code.json')
+    result, code = read_result(cell.folder / 'result.json'), read_object(cell.folder / 'code.json')
     return dict(notebook=_content_digest(cell.code), result=digest(result), code=code)
 
 # %% ../../notebooks/research/06_sweeps.ipynb #1e6bb1a2

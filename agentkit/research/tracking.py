@@ -14,7 +14,7 @@ from pathlib import Path
 from ..core.errors import AgentkitError, need
 from ..core.secrets import Redactor
 from ..core.settings import path_of, root, settings, without_keys
-from ..core.store import Journal, locked, read_json
+from ..core.store import Journal, locked, read_object
 from ..core.types import FORMAT
 
 # %% ../../notebooks/research/03_tracking.ipynb #c3a31377
@@ -195,7 +195,11 @@ def _journals(folder):
     from agentkit.rollouts import read_trajectories
 
     heads = {path: next(iter(Journal(path).rows()), {}) for path in _journal_files(folder)}
-    return {path.stem: read_trajectories(path) for path, head in heads.items() if head.get('format') == FORMAT}
+    return {
+        path.stem: read_trajectories(path)
+        for path, head in heads.items()
+        if isinstance(head, dict) and head.get('format') == FORMAT
+    }
 
 
 def episode_rows(
@@ -295,8 +299,16 @@ def _copy(client, experiment, name, sources, status, content):
         return True
 
 # %% ../../notebooks/research/03_tracking.ipynb #46fd6da2
+def _copy_whole(client, experiment, folder):
+    try:
+        return _copy_run(client, experiment, folder)
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        why = f'{type(e).__name__}: {e}'.splitlines()[0]
+        raise AgentkitError(f'{folder} does not hold a run as it was written ({why}): sweep with --fresh') from e
+
+
 def _copy_run(client, experiment, folder):
-    read = lambda name: read_json(folder / name) if (folder / name).is_file() else {}
+    read = lambda name: read_object(folder / name) if (folder / name).is_file() else {}
     sources = [*(f for f in sorted(folder.iterdir()) if f.suffix in ('.json', '.md')), *_journal_files(folder)]
     result = read('result.json') or dict(rows=[], timings=[], tables={})
 
@@ -338,13 +350,13 @@ def to_mlflow(
         f
         for f in sorted(from_here.glob('*/'))
         if (f / 'result.json').is_file()
-        or ((f / 'status.json').is_file() and read_json(f / 'status.json')['status'] == 'failed')
+        or ((f / 'status.json').is_file() and read_object(f / 'status.json').get('status') == 'failed')
     ]
     if not ended:
         raise AgentkitError(f'{from_here} has no run that has ended; run the sweep first')
     client = _client()
     with _explained(f'{experiment} was not copied to MLflow'):
-        copied = [f.name for f in ended if _copy_run(client, experiment, f)]
+        copied = [f.name for f in ended if _copy_whole(client, experiment, f)]
         if _copy_report(client, experiment):
             copied.append('report')
     return dict(experiment=experiment, runs=len(ended), copied=copied, store=_redactor()(client.tracking_uri))

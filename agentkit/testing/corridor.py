@@ -11,16 +11,21 @@ from ..core.types import Hint, Observation, Task
 from ..core.views import View, conversation
 from ..envs.base import Environment
 
-# %% ../../notebooks/testing/01_corridor.ipynb #cd70e0a7
+# %% ../../notebooks/testing/01_corridor.ipynb #ab32b22a
 class Brief(View):
     "The corridor in one number: how many doors are left."
 
     name, instructed = 'brief', False
 
     def messages(self, state):
-        doors = int(state.first.text.rsplit(' ', 1)[1].rstrip('.'))
-        at = [int(seen.rsplit(' ', 1)[1].rstrip('.')) for _, seen in state.turns if 'door' in seen]
-        return conversation(f'{doors - (at[-1] if at else 0)} to go', [])
+        at, doors = _walked(state)
+        return conversation(f'{doors - at} to go', [])
+
+
+def _walked(state):
+    "The door that was reached, and the one to reach."
+    at = [0, *(int(seen.rsplit(' ', 1)[1].rstrip('.')) for _, seen in state.turns if 'door' in seen)]
+    return at[-1], int(state.first.text.rsplit(' ', 1)[1].rstrip('.'))
 
 
 class Corridor(Environment):
@@ -70,3 +75,12 @@ class Corridor(Environment):
         other = r.choice(('door', 'gate', 'arch'))
         texts = [{**m, 'content': m['content'].replace('door', other)} for m in row['messages']]
         return {**row, 'messages': texts}
+
+    @classmethod
+    def draw(cls, state, whole=False):
+        at, doors = _walked(state)
+        door = '<rect x="{}" y="4" width="20" height="36" fill="{}"/>'
+        row = [door.format(28 * i + 32, '#c62828' if i == doors - 1 else '#8d6e63') for i in range(doors)]
+        walker = f'<circle cx="{28 * at + 14}" cy="46" r="5" fill="#1565c0"/>'
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{28 * doors + 40}" height="52">'
+        return f'{head}{"".join(row)}{walker}</svg>'

@@ -12,12 +12,13 @@ import dataclasses, importlib.metadata, json, math, os, re, threading, time
 from dataclasses import dataclass
 import httpx, tenacity
 from dspy import lm15
-from ..core.errors import AgentkitError, folder_of, need, progress_bar
-from ..core.settings import path_of, root
-from ..core.store import Journal, digest, locked, pause, read_json, write_json, write_text
+from ..core.errors import AgentkitError, check_number, folder_of, need, progress_bar
+from ..core.settings import path_of
+from ..core.store import Journal, digest, locked, pause, read_object, write_json, write_text
 from ..data.formats import conversations, export
 from ..data.messages import as_text
 from ..data.rows import check_row, weight
+from ..models.names import own_prices
 from ..models.remote import WHOLE, EndlessAnswer, RemoteEngine, backoff, limited
 
 # %% ../../notebooks/training/05_openai.ipynb #706d206f
@@ -45,10 +46,10 @@ class RemoteConfig:
             )
         config = cls(**changes)
         for name, least in dict(epochs=1, batch_size=1, lr_multiplier=0, seed=0, max_dollars=0, poll=0).items():
-            value, kind = getattr(config, name), int if name in ('epochs', 'batch_size', 'seed') else (int, float)
+            value = getattr(config, name)
             unset = value is None and getattr(cls, name) is None
-            if not unset and (not isinstance(value, kind) or isinstance(value, bool) or not value >= least):
-                raise AgentkitError(f'{name} is {value!r}: write a {"whole " * (kind is int)}number, at least {least}')
+            if not (unset or name == 'max_dollars' and value == math.inf):
+                check_number(name, value, least, whole=name in ('epochs', 'batch_size', 'seed'))
         return config
 
     @property
@@ -98,9 +99,8 @@ def training_price(
     model: str,  # "openai/…"
 ) -> float | None:
     "Dollars for a million trained tokens; None when nobody knows."
-    path, name = root() / 'prices.json', _base(model)
-    own = read_json(path).get(f'openai/{name}', {}) if path.exists() else {}
-    return own.get('training', TRAINING.get(name))
+    name = _base(model)
+    return own_prices(f'openai/{name}').get('training', TRAINING.get(name))
 
 
 def count_tokens(
@@ -316,9 +316,12 @@ class OpenAIProvider:
     def card(self, model: str) -> dict:
         "What is known of a model that was fine-tuned from here."
         for path in path_of('results', 'finetune', 'x').parent.glob('*/finetune_job.json'):
-            record = read_json(path)
+            record = read_object(path)
             if record.get('model') == model.removeprefix('openai/'):
-                return _card(record, path.parent)
+                try:
+                    return _card(record, path.parent)
+                except (AttributeError, KeyError, TypeError, ValueError) as e:
+                    raise AgentkitError(f'{path} is a damaged record of a job: {type(e).__name__}: {e}') from e
         raise AgentkitError(
             f'{model} was not fine-tuned from this project: there is no record of it in '
             f'{path_of("results", "finetune")}'
@@ -333,7 +336,7 @@ class OpenAIProvider:
 def _begun(api, job, folder, facts, rows, config):
     "The record of a job that exists at the provider."
     path = folder / 'finetune_job.json'
-    record = read_json(path) if path.exists() else {}
+    record = read_object(path) if path.exists() else {}
     if record.get('status') in ('failed', 'cancelled'):
         record = {}  # said once; who asks again wants another try
     if 'job_id' in record:

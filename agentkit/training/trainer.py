@@ -11,22 +11,23 @@ __all__ = ['BOUNDS', 'CHECKPOINT_SECONDS', 'SEAL', 'TrainConfig', 'packed', 'pla
 import contextlib, copy, dataclasses, fcntl, functools, hashlib, json, math, os, shutil, signal, threading, time, uuid
 from dataclasses import dataclass
 from pathlib import Path
-from ..core.errors import AgentkitError, meant, need, progress_bar
+from ..core.errors import AgentkitError, check_number, meant, need, progress_bar
 from ..core.settings import path_of
-from ..core.store import Journal, Stopped, check_name, digest, pause, read_json, rng, write_text
+from ..core.store import Journal, Stopped, check_name, digest, pause, read_object, rng, write_text
 from ..data.rows import is_learned
 from ..envs.find import find_env
+from ..envs.find import identity as environment
 from ..models.gguf import known_type, tensor_types, write_gguf, write_gguf_adapter
 from ..models.serving import Server, reload_servers, stop_servers
-from ..models.store import identity, model_dir, read_card, write_card
-from .bases import SERVED, build_model, ensure_model, load_pretrained, make_nano, save_model
+from ..models.store import check_card, identity, model_dir, read_card, write_card
+from .bases import SERVED, build_model, ensure_model, load_pretrained, make_nano, recipe_of, save_model
 from .encoding import Encoded, encode, trainable
 
 # %% ../../notebooks/training/03_trainer.ipynb #f1d62b07
 BOUNDS = {  # of the numbers in a recipe: kind, least, most
     **dict.fromkeys(('epochs', 'batch_tokens', 'max_length'), (int, 1, math.inf)),
-    **dict(lr=((int, float), 0, math.inf), warmup=((int, float), 0, 1), weight_decay=((int, float), 0, 1)),
-    **dict(clip=((int, float), 0, math.inf), lora_rank=(int, 0, 1024), seed=(int, -math.inf, math.inf)),
+    **dict(lr=(float, 0, math.inf), warmup=(float, 0, 1), weight_decay=(float, 0, 1), clip=(float, 0, math.inf)),
+    **dict(lora_rank=(int, 0, 1024), seed=(int, -math.inf, math.inf)),
 }
 
 
@@ -48,11 +49,7 @@ class TrainConfig:
 
     def __post_init__(self):
         for name, (kind, least, most) in BOUNDS.items():
-            value = getattr(self, name)
-            number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
-            if not (number and least <= value <= most):
-                bounds = f'at least {least:g}' if most == math.inf else f'from {least:g} to {most:g}'
-                raise AgentkitError(f'{name} is {value!r}: write a {"whole " * (kind is int)}number, {bounds}')
+            check_number(name, getattr(self, name), least, most, kind is int)
         if self.dtype not in ('auto', 'float32', 'bfloat16'):
             raise AgentkitError(f'unknown dtype {self.dtype!r}; known: auto, float32, bfloat16')
         if self.vary:
@@ -77,7 +74,9 @@ class TrainConfig:
         "What decides the weights, as the names of models are made of it."
         settings = dataclasses.asdict(self)
         vary = settings.pop('vary')
-        return {**settings, 'rename': ()} | ({'vary': vary} if vary else {})  # `rename`: a setting that is gone
+        return {**settings, 'rename': ()} | (
+            {'vary': environment(vary)} if vary else {}
+        )  # `rename`: a setting that is gone
 
     def rate(self, step: int, steps: int) -> float:
         "The learning rate of a step."
@@ -179,7 +178,7 @@ class Trained:
 
     @property
     def card(self) -> dict:
-        return read_json(self.path / 'card.json')
+        return check_card(read_object(self.path / 'card.json'))
 
     @property
     def losses(self):
@@ -426,7 +425,7 @@ def finetune(
     source = _source(base, rows)
     card = _trainable(source)
     config = config or TrainConfig.of(card['family'])
-    recipe = digest(identity(source), [r['messages'] for r in rows], config.recipe)
+    recipe = recipe_of(identity(source), [r['messages'] for r in rows], config.recipe)
     train = functools.partial(_train, source, rows, config, recipe, progress)
     path = build_model(out_id or f'{card["family"]}-{recipe}', train, recipe)
     return Trained(path.name, path)
@@ -472,7 +471,7 @@ class Session(Training):
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             raise AgentkitError(f'the session {name} is open already: close it, or choose another name') from e
-        super().__init__(source, config, folder, digest(identity(source), config.recipe))
+        super().__init__(source, config, folder, recipe_of(identity(source), config.recipe))
 
     def step(
         self,
@@ -590,4 +589,4 @@ def quantize(
             'quantised': dict(of=card['id'], type=type, bytes=path.stat().st_size, tensors=tensor_types(path)),
         }
 
-    return build_model(f'{source.name}-{type}', fill, digest(identity(source), type)).name
+    return build_model(f'{source.name}-{type}', fill, recipe_of(identity(source), type)).name

@@ -14,7 +14,7 @@ from dspy.utils.exceptions import AdapterParseError
 from ..agents.policy import Agent, Policy, adapter_state
 from ..agents.programs import Expert, Explorer, Guided
 from ..agents.saving import make_policy, save_agent
-from ..core.errors import AgentkitError, EpisodeError, meant
+from ..core.errors import AgentkitError, EpisodeError, check_number, meant
 from ..core.settings import path_of
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory
@@ -99,12 +99,19 @@ def distill_from(
     provider = provider_of(agent.lm)
     trained = agent.deepcopy()
     trained.react.lm = agent.lm.copy(model=provider.train(learned, **train))
+    trained.learned_in = {**agent.learned_in, **_versions([*good, *whole])}
     card, corrections = provider.card(trained.name), sum('instead' in m for r in learned for m in r['messages'])
     played = [*demonstrations, *others]
     return Distilled(
         *(trained, _named(trained, card['base']), card, len(learned), corrections, demonstrations, whole),
         **dict(played=len(played), broken=_broken(played), uncorrected=failed),
     )
+
+
+def _versions(episodes):
+    "Environment → its version, where it states one; all of them, where there were several."
+    pairs = sorted({(t.task.env, t.version) for t in episodes if t.version})
+    return {env: ' and '.join(version for e, version in pairs if e == env) for env, _ in pairs}
 
 
 def _broken(episodes):
@@ -174,14 +181,16 @@ def distill(
     if not tasks:
         raise AgentkitError('no tasks to learn from')
     tasks = list({t.id: t for t in tasks}.values())  # a task twice is one
-    if rounds < 0 or len(tasks) <= rounds:
+    check_number('rounds', rounds, 0, whole=True)
+    check_number('seed', seed, whole=True)
+    check_threshold(threshold)
+    if len(tasks) <= rounds:
         raise AgentkitError(
             f'{rounds} rounds with {len(tasks)} tasks: there must be more tasks than rounds, '
             'because each round brings new ones'
         )
     folder = Path(folder or run.folder or path_of('results', 'distill', secrets.token_hex(5)))
     run = run if run.folder else run.replace(folder=folder)
-    check_threshold(threshold)
     agent = _student(student, tasks[0].env, train)
     if agent.name.startswith('local/'):
         check_backend()  # in further rounds it plays, and afterwards
@@ -315,10 +324,12 @@ def _facts(distilled, report):
         rate += f'; {report.unmeasured} more are not measured' * bool(report.unmeasured)
         rate += ', so not to be trusted' * (not report.trusted)
     missing = f'; {distilled.missing}' * bool(distilled.missing)
+    learned = ', '.join(f'{env} {version}' for env, version in distilled.agent.learned_in.items())
     return {
         'base': c['base'],
         'data': f'{len(distilled.demonstrations)} demonstrations, {distilled.rows} rows, '
         f'{distilled.corrections} corrections (digest {c["rows_digest"]}){missing}',
+        **({'learned in': learned} if learned else {}),
         'training': f'{c["steps"]} steps, {c["tokens"]:,} tokens in the last round, loss {loss}, '
         f'{c["dtype"]} on {c["device"]}',
         'settings': ', '.join(f'{k} {v}' for k, v in c['config'].items()),

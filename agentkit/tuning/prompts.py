@@ -21,10 +21,10 @@ from dspy.teleprompt.mipro_optimizer_v2 import AUTO_RUN_SETTINGS, MIN_MINIBATCH_
 from dspy.utils.exceptions import AdapterParseError
 from ..agents.policy import Agent, Policy, lm_state, resolve_view
 from ..agents.saving import save_agent
-from ..core.errors import AgentkitError, EpisodeError, meant, need, progress_bar
+from ..core.errors import AgentkitError, EpisodeError, check_number, meant, need, progress_bar
 from ..core.secrets import Masked
 from ..core.settings import path_of
-from ..core.store import GRACE, Journal, digest, locked, read_json, write_json
+from ..core.store import GRACE, Journal, digest, locked, read_object, write_json
 from ..core.tables import markdown_table
 from ..core.types import Task, Trajectory, said, trajectory, transcript
 from ..envs.base import views_of
@@ -283,13 +283,14 @@ def _check_setting(method, name, value, default):
     "Numbers are numbers, within their bounds."
     if value is None and default is None:
         return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if name in LEAST and not (number and isinstance(value, int) and value >= LEAST[name]):
-        raise AgentkitError(f'{method}: {name} is {value!r}; write a whole number from {LEAST[name]}')
-    if name == 'threshold' and not (number and 0 <= value <= 1):
-        raise AgentkitError(f'{method}: threshold is {value!r}; write a score from 0 to 1')
-    if name == 'validation' and not (number and 0 <= value < 1 and (value > 0 or not default)):
+    if name in LEAST:
+        check_number(f'{method}: {name}', value, LEAST[name], whole=True)
+    if name in ('threshold', 'validation'):
+        check_number(f'{method}: {name}', value, 0, 1)
+    if name == 'validation' and (value == 1 or default and not value):
         raise AgentkitError(f'{method}: validation is {value!r}; write a share of the tasks, between 0 and 1')
+    if name == 'auto' and value not in [*AUTO_RUN_SETTINGS]:
+        raise AgentkitError(f'{method}: auto={value!r}; write {", ".join(AUTO_RUN_SETTINGS)}')
 
 
 def find_method(
@@ -309,8 +310,6 @@ def find_method(
     s = {**m.settings, **settings}
     if s.get('num_trials') and not s['num_candidates']:
         raise AgentkitError(f'{name}: num_trials needs num_candidates beside it')
-    if s.get('auto', 'light') not in AUTO_RUN_SETTINGS:
-        raise AgentkitError(f'{name}: auto={s["auto"]!r}; write {", ".join(AUTO_RUN_SETTINGS)}')
     if m.module:
         need(m.module, 'optimize')
     return m, s
@@ -419,7 +418,10 @@ class _Ledger:
         self.scores = defaultdict(list)  # task → what was measured; '': of all tasks
         self.journal, self.answers = journal and Journal(journal), defaultdict(deque)
         for row in self.journal.rows() if journal else ():
-            self.answers[row['asked']].append(row['answer'])
+            try:
+                self.answers[row['asked']].append(row['answer'])
+            except (KeyError, TypeError) as e:
+                raise AgentkitError(f'{journal} is no journal of a search: delete it, or name another folder') from e
 
     def __deepcopy__(self, memo):
         return self
@@ -643,9 +645,17 @@ class _Search:
         "What it found and what it needed; a search that is finished is read, not repeated."
         path = self.folder / 'search.json'
         with locked(self.folder / '.search.lock'):  # a second one waits, and finds it done
-            finished = read_json(path) if path.is_file() else {}
-            whole = finished.get('key') == self.key and not _missing(finished['spent'])
-            return finished if whole else self._searched(path, most)
+            finished = read_object(path) if path.is_file() else {}
+            return finished if self._is_whole(finished) else self._searched(path, most)
+
+    def _is_whole(self, found):
+        "Is this what such a search has written? A damaged one is searched again, from what its journal holds."
+        try:
+            with_prompt(self.agent, **found['prompt'])
+            known = {*COUNTS, 'dollars'} <= set(found['spent']) and math.isfinite(found['seconds'])
+            return known and found['key'] == self.key and not _missing(found['spent'])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return False
 
     def _searched(self, path, most):
         start, hidden = time.perf_counter(), not self.run.progress
@@ -658,7 +668,7 @@ class _Search:
             prompt = self._prompt(ledger, log)
         seconds = round(time.perf_counter() - start, 2)
         write_json(path, dict(key=self.key, prompt=prompt, spent=self._spent(ledger), seconds=seconds))
-        return read_json(path)
+        return read_object(path)
 
     def _prompt(self, ledger, log):
         "The best prompt that the method finds with these tasks."
@@ -816,6 +826,7 @@ def optimize(
 ) -> Optimised:
     "Search a better prompt with the training tasks, and keep it if it is better on the held-out ones."
     m, s = find_method(method, settings)
+    check_number('seed', seed, whole=True)
     _check(agent, train, held_out, method, shown_by)
     prompt_lm = _prompt_model(prompt_lm, agent, m)
     folder = Path(folder or run.folder or path_of('results', 'optimize', secrets.token_hex(5)))
@@ -829,6 +840,7 @@ def optimize(
     _say(expected, run)
     result = search.result(expected['search'][1])
     better = with_prompt(agent, **result['prompt'])
+    better.learned_in = {**agent.learned_in, **({run.env: run.version} if run.version else {})}
     after = measure(better) if result['prompt'] != old else before
     prompts = dict(before=old, after=result['prompt'])
     optimised = Optimised(agent, method, before, after, prompts, expected, result['spent'], s, result['seconds'])

@@ -418,6 +418,16 @@ def test_an_agent_of_format_1_reads_as_it_did(tmp_path):
     assert again.id == agent.id and again.adapter.view == 'brief'
 
 
+def test_where_an_agent_has_learned_is_in_its_file(tmp_path):
+    agent = Agent(scripted_lm(['look']))
+    plain = read_json(save_agent(agent, tmp_path / 'plain.json'))
+    before, agent.learned_in = agent.id, dict(corridor='2')
+    path = save_agent(agent.deepcopy(), tmp_path / 'agent.json')
+    assert read_json(path) == {**plain, 'learned_in': dict(corridor='2')} and agent.id == before
+    assert load_agent(path, agent.lm).learned_in == dict(corridor='2') and Agent().learned_in == {}
+    assert load_agent(tmp_path / 'plain.json', agent.lm).learned_in == {}
+
+
 def test_an_agent_is_not_written_over_another(tmp_path):
     path = tmp_path / 'agent.json'
     before = save_agent(Agent(), path).read_bytes()

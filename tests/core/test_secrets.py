@@ -169,6 +169,92 @@ def test_a_stream_hides_a_key_that_comes_in_pieces(cuts):
     assert shown.getvalue() == 'before\r10%|#\rkey *** behind\nhttp://***@host/\nthe end'
 
 
+class Interrupted(io.StringIO):
+    "A file whose writes are interrupted by a signal, whose handler writes to the same stream."
+
+    handler, inside = None, False
+
+    def _alone(self, do):
+        assert not self.inside, 'reentrant call'
+        self.inside = True
+        handler, self.handler = self.handler, None
+        if handler:
+            handler()
+        result = do()
+        self.inside = False
+        return result
+
+    def write(self, text):
+        return self._alone(lambda: io.StringIO.write(self, text))
+
+    def flush(self):
+        self._alone(lambda: None)
+
+
+@pytest.mark.parametrize('during', ['write', 'flush'])
+def test_a_signals_handler_may_write_in_the_middle_of_a_line(during):
+    file = Interrupted()
+    with Masked(file) as stream:
+
+        def handler():
+            stream.write('interrupted\n')
+            stream.flush()
+
+        stream.write('before\n')
+        file.handler = handler
+        stream.write('a line\n') if during == 'write' else stream.flush()
+        stream.write('after')
+    assert file.getvalue() == f'before\n{"a line" + chr(10) if during == "write" else ""}interrupted\nafter'
+
+
+PEM = '-----BEGIN RSA PRIVATE KEY-----\n' + (TAIL + '\n') * 3 + '-----END RSA PRIVATE KEY-----'
+
+
+def masked(pieces):
+    shown = io.StringIO()
+    with Masked(shown) as stream:
+        for piece in pieces:
+            stream.write(piece)
+    return shown.getvalue()
+
+
+@given(st.lists(st.integers(1, 60), max_size=20), st.sampled_from(['', '12:00 INFO ', '> ']))
+def test_a_stream_hides_a_key_of_several_lines(cuts, prefix):
+    text = f'before\n{PEM}\nbetween\n{PEM}\nafter\n'.replace('\n', f'\n{prefix}')
+    pieces, at = [], 0
+    for n in cuts:
+        pieces.append(text[at : at + n])
+        at += n
+    assert masked([*pieces, text[at:]]) == 'before\n***\nbetween\n***\nafter\n'.replace('\n', f'\n{prefix}')
+    assert masked(text.splitlines(keepends=True)) == masked(text) == masked([text])
+
+
+@given(st.lists(st.integers(1, 30), max_size=20))
+def test_a_stream_hides_a_value_of_several_lines(cuts):
+    value = 'correct horse\nbattery staple\n\ncorrect horse\nand so on'
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('SIGNING_KEY', value)
+        text = f'correct horse\nbattery lamp\n{value}\nthe end\ncorrect horse\n'
+        pieces, at = [], 0
+        for n in cuts:
+            pieces.append(text[at : at + n])
+            at += n
+        assert masked([*pieces, text[at:]]) == 'correct horse\nbattery lamp\n***\nthe end\ncorrect horse\n'
+
+
+def test_what_only_begins_like_a_key_is_shown_later():
+    "Words about a key are no reason to keep a log for ever; and a cut key on one line takes its line only."
+    shown, line = io.StringIO(), 'a line of a log\n'
+    stream = Masked(shown)
+    stream.write('-----BEGIN PRIVATE KEY-----\n')
+    for _ in range(Masked.key // len(line) + 2):
+        assert not shown.getvalue() or shown.getvalue().startswith('***')
+        stream.write(line)
+    stream.write(line)
+    assert shown.getvalue().endswith(line) and '***' in shown.getvalue()
+    assert masked(['{"key": "-----BEGIN PRIVATE KEY-----\\nMIIEvQIBADANBgkqhki…\n', line]) == f'{{"key": "***{line}'
+
+
 def test_a_stream_does_not_keep_a_line_without_an_end():
     shown = io.StringIO()
     stream = Masked(shown)

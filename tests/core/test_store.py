@@ -310,6 +310,12 @@ def test_only_what_we_wrote_is_written_over(tmp_path):
             check_own(path, beside)
     write_json(beside, dict(digest=digest('by hand\n')))
     check_own(path, beside)
+    path.unlink()
+    check_own(path, beside)
+    for notes in ('{"mine": 1}', '[1]', '"words"'):
+        beside.write_text(notes)
+        with pytest.raises(AgentkitError, match='rows.jsonl.json exists, and holds something else'):
+            check_own(path, beside)
 
 
 @pytest.mark.parametrize('content', ['[]', '5', 'null', '"x"', '{', '', '[' * 100_000, b'\xff\xfe'])

@@ -38,6 +38,9 @@ DEMO = [row(('look', None), 'take pen 1', task='c')]  # a demonstration in the p
 CORRECTED = [row('go to desk 1', ('take pen 1', 'take mug 1'), 'drop it', task='d')]
 
 
+PAIR = {k: [dict(role=r, content=k)] for k, r in dict(prompt='user', chosen='assistant', rejected='assistant').items()}
+
+
 def nano(rows):
     from agentkit.training.bases import make_nano
 
@@ -84,6 +87,35 @@ def test_what_is_written_is_read_again(tmp_path, format, rows, steps):
     assert targets(again) == targets(call_rows(rows)), 'nothing else is learned, and nothing is lost'
     assert facts['rows'] == len(again) == len(path.read_text().splitlines())
     assert read_json(f'{path}.json')['format'] == format and 'provenance' not in facts
+
+
+@pytest.mark.parametrize('write', [lambda p: export(WON, p, 'openai'), lambda p: export_pairs([PAIR], p)])
+def test_nobodys_file_is_written_over_by_an_export(write, tmp_path):
+    "In Python as on the command line; what an export wrote is written anew until somebody changes it."
+    path, notes = tmp_path / 'x.jsonl', tmp_path / 'y.jsonl.json'
+    for words in ('by hand', 'by another hand'):
+        path.write_text(words)
+        with pytest.raises(AgentkitError, match=f'{path} exists, and holds something else'):
+            write(path)
+        assert path.read_text() == words
+        path.unlink()
+        assert write(path) == write(path)
+    notes.write_text('{"mine": 1}')
+    with pytest.raises(AgentkitError, match=f'{notes} exists, and holds something else'):
+        write(tmp_path / 'y.jsonl')
+    assert notes.read_text() == '{"mine": 1}' and not (tmp_path / 'y.jsonl').exists()
+    for place in ('/dev/zero', tmp_path):
+        with pytest.raises(AgentkitError, match=f'{place} is not a file: name another place'):
+            write(place)
+
+
+@pytest.mark.parametrize('beside', ['[]', '5', 'null', '{', '"x"'])
+def test_what_stands_beside_an_export_and_is_none_is_named(beside, tmp_path):
+    export(WON, tmp_path / 'x.jsonl', 'openai')
+    (tmp_path / 'x.jsonl.json').write_text(beside)
+    for read in (lambda p: load_export(p, 'openai'), load_pairs):
+        with pytest.raises(AgentkitError, match=r'x\.jsonl\.json (holds|is not JSON)'):
+            read(tmp_path / 'x.jsonl')
 
 
 def test_formats_that_can_say_everything(tmp_path):

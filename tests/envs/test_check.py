@@ -44,6 +44,10 @@ class Stairs(Environment):
     def progress(self):
         return self.at / self.top
 
+    @classmethod
+    def draw(cls, state, whole=False):
+        return f'<svg xmlns="http://www.w3.org/2000/svg"><text>{len(state.steps)}</text></svg>'
+
 
 class Silent(Environment):
     "Only what is needed: an expert, progress and a score it has not. Nor is it registered under its name."
@@ -405,6 +409,24 @@ class VaryByOtherDice(Stairs):
         return {**row, 'messages': [{**first, 'content': str(random.random())}, *rest]}
 
 
+class DrawsInWords(Stairs):
+    @classmethod
+    def draw(cls, state, whole=False):
+        return 'three steps'
+
+
+class DrawsNoise(Stairs):
+    @classmethod
+    def draw(cls, state, whole=False):
+        return b'\x89PNG' + os.urandom(8)
+
+
+class CannotDraw(Stairs):
+    @classmethod
+    def draw(cls, state, whole=False):
+        raise OSError('no colours are left')
+
+
 class ClosesOnce(Stairs):
     closed = False
 
@@ -437,6 +459,7 @@ BROKEN = {
     'pipe': (NotJSON, OtherInAWorker, IdsOfTheProcess),
     'views': (ViewBeginsLate, ViewOffersTooMuch, ViewOffersNothing, ViewOffersWords, ViewDoesNotGrow),
     'vary': (VaryDropsAMessage, VaryForgetsTheLoss, VaryInPlace, VaryByOtherDice),
+    'draw': (DrawsInWords, DrawsNoise, CannotDraw),
     'close': (ClosesOnce, CloseNeedsAnEpisode, CloseRaises),
 }
 
@@ -467,7 +490,7 @@ def seen(report):
 
 def test_only_what_is_needed_is_enough():
     found = seen(check_env(f'{__name__}:Silent'))
-    assert found['expert'] == found['progress'] == (None, 'it has none')
+    assert found['expert'] == found['progress'] == found['draw'] == (None, 'it has none')
     assert found['scores'] == (True, 'at the end: a judge has to say')
 
 

@@ -52,6 +52,11 @@ class Trouble(Environment):
             return Observation(repr(sys.stdin.read()))
         if action == 'child':
             return Observation(str(subprocess.Popen(['sleep', '60']).pid))
+        if action == 'away':  # a daemon: another session, and its parent ends at once
+            code = 'import os, time; os.fork() and os._exit(0); os.setsid(); '
+            code += 'print(os.getpid(), flush=True); time.sleep(60)'
+            said = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True).stdout
+            return Observation(said.readline())
         if action == 'fork':
             return Observation(str(os.fork() or time.sleep(60)))
         if action == 'big':
@@ -239,6 +244,44 @@ def test_close_leaves_no_grandchild():
     assert gone(child)
 
 
+@pytest.mark.parametrize('end', ['close', 'die', 'hang', 'exit'])
+def test_nothing_is_left_that_has_left_the_session(end):
+    "A daemon that an environment has started goes with its worker, and one of another worker stays."
+    with EnvPool(HERE, n=1) as others, others.session() as other:
+        stays = int(other.step('away').text)
+        with EnvPool(HERE, n=1, timeout=20) as pool, pool.session() as env:
+            goes = int(env.step('away').text)
+            assert psutil.pid_exists(goes) and os.getsid(goes) != os.getsid(0)
+            if end != 'close':
+                pool.timeout = env._timeout = 1
+                with pytest.raises(WorkerError):
+                    env.step(end)
+                assert gone(goes)
+        assert gone(goes) and not gone(stays, 0.5)
+    assert gone(stays)
+
+
+LEFT = """
+import os, sys, time
+from agentkit.envs.pool import EnvPool
+with EnvPool({here!r}, n=1) as pool, pool.session() as env:
+    print(env.step('away').text.strip(), env.step('child').text, env.step('who').text, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_parent_leaves_no_process_of_any_session():
+    code = LEFT.format(here=HERE)
+    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    parent = subprocess.Popen(
+        [sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': path}
+    )
+    started = [int(pid) for pid in parent.stdout.readline().split()]
+    parent.kill()
+    parent.wait()
+    assert len(started) == 3 and all(gone(pid, 60) for pid in started)
+
+
 def test_close_ends_a_running_call(tmp_path):
     pool, caught, inside = EnvPool(HERE, n=1, timeout=60), [], tmp_path / 'inside'
 
@@ -342,6 +385,6 @@ def test_names():
         make_env('nowhere:X')
     with pytest.raises(AgentkitError, match='json:dumps is not an environment'):
         EnvPool('json:dumps')
-    with pytest.raises(AgentkitError, match='at least one'):
+    with pytest.raises(AgentkitError, match='workers is 0: write a whole number from 1'):
         EnvPool('corridor', n=0)
     assert isinstance(make_env('corridor'), Corridor)

@@ -1,8 +1,10 @@
 "Judges as metrics, and many verdicts: optimisers that misread a half, killed runs, journals."
 
 import dataclasses
+import importlib.util
 import inspect
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import dspy
 import pytest
 from judges.shared import GOLD, LOOK, STATE, YES, answered, broken, played, rated
 
+import agentkit.judges.run
 from agentkit.agents.programs import Expert
 from agentkit.core.errors import AgentkitError
-from agentkit.core.store import Journal
+from agentkit.core.store import Journal, digest
 from agentkit.core.types import trajectory
 from agentkit.envs.find import list_tasks
 from agentkit.judges.base import Judge, Verdict, success
@@ -133,6 +136,35 @@ def test_a_journal_does_not_answer_for_other_weights_or_settings_or_another_func
         return good
 
     assert [ask(metric(w)) for w in ('mug', 'cup', 'mug')] == [6, 7, 7]
+
+
+MILD = """
+from agentkit.judges.base import Judge, Verdict
+
+
+class Mild(Judge):
+    name = 'mild'
+
+    def decide(self, t):
+        return Verdict(0.5, judge=self.name)
+"""
+
+
+def test_a_journal_does_not_answer_for_a_judge_that_was_edited_or_for_older_rules(tmp_path, monkeypatch):
+    def ask(source):
+        path = tmp_path / f'm{digest(source)}.py'
+        path.write_text(source)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, path.stem, module)
+        spec.loader.exec_module(module)
+        (v,) = judge_all(module.Mild(), [played()], tmp_path / 'v.jsonl', progress=False)
+        return v.score, len(Journal(tmp_path / 'v.jsonl'))
+
+    strict = MILD.replace('0.5', '0.25')
+    assert [ask(s) for s in (MILD, MILD, strict, MILD)] == [(0.5, 1), (0.5, 1), (0.25, 2), (0.5, 2)]
+    monkeypatch.setattr(agentkit.judges.run, 'RULES', 2)
+    assert ask(MILD) == (0.5, 3)
 
 
 def test_the_same_episode_twice_is_asked_once():

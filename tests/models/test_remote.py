@@ -349,12 +349,19 @@ def unlucky(monkeypatch):
     monkeypatch.setattr(random, 'uniform', lambda low, high: high)
 
 
-def test_waiting_grows_and_is_capped_and_ends(waits, unlucky, monkeypatch):
+@pytest.mark.parametrize('error', [lm15.ServerError('x', status=503), lm15.RateLimitError('x', status=429)])
+def test_waiting_grows_and_is_capped_and_ends(error, waits, unlucky, monkeypatch):
     monkeypatch.setattr(remote, 'PATIENCE', 1e9)
     calls = []
-    with pytest.raises(lm15.ServerError):
-        backoff(waits.append)(lambda: calls.append(1) or refuse(lm15.ServerError('x')))
+    with pytest.raises(type(error)):
+        backoff(waits.append)(lambda: calls.append(1) or refuse(error))
     assert waits == [1, 2, 4, 8, 16, 32, CAP] and len(calls) == TRIES
+
+
+def test_waiting_ends_with_the_first_answer(waits, unlucky):
+    errors = [lm15.RateLimitError('x', status=429)] * 3
+    assert backoff(waits.append)(lambda: refuse(errors.pop()) if errors else 'look') == 'look'
+    assert waits == [1, 2, 4]
 
 
 def test_patience_ends_it_earlier(waits, unlucky):
@@ -367,6 +374,8 @@ def test_waiting_is_jittered(waits):
     for _ in range(40):
         with pytest.raises(lm15.ServerError):
             backoff(waits.append)(refuse, lm15.ServerError('x'))
+    bounds = [min(CAP, 2**i) for i in range(TRIES - 1)]
+    assert all(0 <= wait <= bound for wait, bound in zip(waits, bounds * 40))
     third = waits[2 :: TRIES - 1]
     assert len(set(third)) == 40 and 0 <= min(third) < 1 and 3 < max(third) <= 4, (
         'full jitter reaches from 0 to the bound'

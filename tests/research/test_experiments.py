@@ -120,6 +120,25 @@ def test_the_study_in_small(tmp_path, results):
     assert 'the view `brief`' in card
 
 
+def test_the_studies_of_the_grid_world_in_small(tmp_path, results):
+    "Chance, the planner, Minigrid's bot, and students that are really trained, with and without the help of their view."
+    pytest.importorskip('minigrid')
+    curve, encodings = committed('babyai_curve'), committed('encodings')
+    assert curve['notebook'] == encodings['notebook']
+    cells = [dict(student=p, tasks=0) for p in ('random-reader', 'expert', 'bot')]
+    cells.append(dict(student='nano', tasks=5, view='ascii_now_no_repeat'))
+    fixed = dict(level='GoToRedBall', passes=300, eval_tasks=6, alone_tasks=4)
+    plan = dict(fixed=fixed, cells=cells, grid=dict(tasks=[5]))
+    run(in_small(curve, tmp_path, **plan))
+    summary = read_table('small')
+    assert list(summary['n']) == [6, 6, 6, 4, 6, 4, 6] and (summary['status'] == 'ok').all()
+    assert (summary.set_index('student').loc[['expert', 'bot'], 'success'] == 1).all()
+    assert list(summary['phase'])[3:] == ['alone', 'after'] * 2
+    assert (tmp_path / 'figures/small__success.svg').exists()
+    run([a if a != 'sweep' else 'report' for a in in_small(encodings, tmp_path, **plan)])
+    assert (tmp_path / 'figures/small__alone.svg').exists()
+
+
 def test_kept_demonstrations_in_small(tmp_path, results):
     "The committed sweep on the smallest world: no game and four, with and without an episode in the prompt."
     full = committed('kept_demonstrations')
@@ -177,6 +196,33 @@ def test_fewer_bits_in_small(tmp_path, results):
     assert {p.name for p in (tmp_path / 'figures').iterdir()} == {'small__bits.svg', 'small__bits.png'}
     assert len(list(results.glob('quickstart/episodes/expert-*.jsonl'))) == 1, 'played once, for all types'
     assert len(list(results.glob('small/*/result.json'))) == 3
+
+
+def test_hints_in_small(tmp_path, results):
+    "The committed notebooks with few frames: every condition, to the tables and the figures."
+    for package, extra in (('minigrid', 'babyai'), ('stable_baselines3', 'rl')):
+        pytest.importorskip(package, reason=f'the extra [{extra}] is not installed')
+    full = committed('hints')
+    assert len(full['grid']['seed']) == 5 and full['fixed']['frequency'] == 5
+    command = in_small(
+        full,
+        tmp_path,
+        fixed=dict(frames=2048, test_every=1000, test_worlds=4, eval_worlds=4),
+        cells=[dict(hints='action', frequency=1)],
+        grid=dict(hints=full['grid']['hints']),
+    )
+    run(command)
+    summary, tests = read_table('small'), read_table('small', 'tests')
+    assert (summary['status'] == 'ok').all() and (summary['n'] == 4).all()
+    assert list(summary['phase']) == ['without hints', 'with hints'] + ['without hints'] + 3 * [
+        'without hints',
+        'with hints',
+    ]
+    assert list(tests['after']) == 5 * [1008, 2000] and len(read_table('small', 'training')) == 5 * 3
+    names = ('tested', 'training')
+    assert {p.name for p in (tmp_path / 'figures').iterdir()} == {
+        f'small__{n}.{k}' for n in names for k in ('svg', 'png')
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import numpy as np
 import pandas as pd
 import psutil
@@ -342,6 +343,28 @@ def test_keys_and_addresses_stay_out_of_all_files(tmp_path, results, monkeypatch
     assert len(files) >= 5 and not [p for p in files if b'CANARY' in p.read_bytes() or b'127.0.0.1' in p.read_bytes()]
     run = read_json(next(results.rglob('run.ipynb')))
     assert any("x = 'openai/tiny'" in ''.join(c['source']).replace('"', "'") for c in run['cells'])
+
+
+SHOWS = """
+import sys, time
+body = ['CANARY' * 10] * 3
+for line in ('-----BEGIN PRIVATE KEY-----', *body, '-----END PRIVATE KEY-----'):
+    print(line, flush=True)
+    time.sleep(0.3)
+print('behind it', '\\n'.join(['-----BEGIN PRIVATE KEY-----', *body]), sep='\\n', file=sys.stderr)
+"""
+
+
+def test_a_key_of_several_lines_is_neither_shown_nor_kept(tmp_path, results, capsys):
+    "Printed line by line, as a program that copies a file does; one is not printed to its end."
+    cells = plan_cells(read_plan(plan(tmp_path, SHOWS + DOUBLE, grid={'x': [1]})))
+    assert list(sweep(cells)['status']) == ['ok']
+    files = [p for p in results.rglob('*') if p.is_file()]
+    shown = capsys.readouterr()
+    assert '***' in shown.err and 'CANARY' not in shown.err + shown.out and 'behind it' in shown.err
+    assert not [p for p in files if b'CANARY' * 10 in p.read_bytes().replace(b"'CANARY' * 10", b'')]
+    (run,) = results.rglob('run.ipynb')
+    assert nbformat.validate(nbformat.read(run, 4)) is None and 'behind it' in run.read_text()
 
 
 # --- what lies there ---

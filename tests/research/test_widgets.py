@@ -1,14 +1,25 @@
 "Widgets without a browser: buttons are clicked by a program, and what counts is the file."
 
+import base64
+import importlib.util
+import json
+import re
+import sys
+
 import pytest
 
+from agentkit.agents.programs import Expert
 from agentkit.core.actions import Choice
 from agentkit.core.errors import AgentkitError
-from agentkit.core.types import Decision, Observation, Step, Task, Trajectory
+from agentkit.core.types import Decision, Hint, Observation, State, Step, Task, Trajectory, trajectory
 from agentkit.data.records import from_generator, make_record, rate_records, read_ratings
+from agentkit.envs.babyai.environment import BabyAI
+from agentkit.envs.find import identity, list_tasks
+from agentkit.rollouts import Game, read_trajectories, run_episode
+from agentkit.testing.corridor import Corridor
 
 pytest.importorskip('ipywidgets')
-from agentkit.research.widgets import rate, show  # noqa: E402
+from agentkit.research.widgets import GameWidget, picture, play, rate, show  # noqa: E402
 
 
 def sums(r):
@@ -148,3 +159,158 @@ def test_an_episode_step_by_step():
 def test_an_episode_that_broke_off_has_no_score():
     w = show(Trajectory(Task('demo', 'corridor'), 'expert', Observation('Walk.'), termination='error'))
     assert '<i>error</i>' in w.text.value
+
+
+# --- pictures ---
+
+GRID = list_tasks('babyai', 'test', 1, levels='UnlockPickup')[0]
+
+
+def image(html):
+    "What is in the page's one image: kind and bytes."
+    kind, data = re.search(r'<img style="max-width: 100%" src="data:image/([^;]+);base64,([^"]+)">', html).groups()
+    return kind, base64.b64decode(data)
+
+
+def test_each_step_of_a_grid_is_drawn_beside_the_words():
+    t = run_episode(Expert(), BabyAI(levels='UnlockPickup'), GRID, hints=True)
+    w = show(trajectory(json.loads(json.dumps(t.to_dict()))))  # as it is read from a file
+    for n in (0, 3, len(t.steps)):
+        w.slider.value = n
+        assert image(w.picture.value) == ('png', BabyAI.draw(t.state(n)))
+    assert 'hint: pickup, Pickup' in w.text.value
+    w.whole.value = True
+    assert image(w.picture.value) == ('png', BabyAI.draw(t.state(), whole=True))
+
+
+def test_the_film_follows_the_slider():
+    t = run_episode(Expert(), Corridor(), list_tasks('corridor', n=3)[2])
+    film = show(t).box.children[1].children[0]
+    assert film.max == 3 and film.value == 0
+
+
+def test_a_picture_cannot_run_anything():
+    "An SVG comes from an environment that may be anybody's: as an image it has no scripts."
+    t = run_episode(Expert(), Corridor(), list_tasks('corridor', n=2)[1])
+    kind, svg = image(picture(t.state(1)))
+    assert kind == 'svg+xml' and svg.decode() == Corridor.draw(t.state(1))
+    assert '<svg' not in show(t).picture.value
+
+
+def test_where_nobody_can_draw_the_words_stay_and_say_why(monkeypatch):
+    t = Trajectory(Task('demo', 'elsewhere'), 'expert', Observation('Walk.'), termination='error')
+    w = show(t)
+    assert 'no picture: data name the environment' in w.picture.value and 'Walk.' in w.text.value
+    assert w.whole.layout.display == 'none'
+    assert picture(State(Task('q', 'questions'), Observation('Why?'))) == ''
+    assert picture(State(Task('q', 'corridor'), Observation('Why?'))).startswith('<small>no picture: IndexError: ')
+
+
+def test_without_the_extra_of_the_grid_there_are_words(monkeypatch):
+    t = run_episode(Expert(), BabyAI(levels='UnlockPickup'), GRID)
+    monkeypatch.setitem(sys.modules, 'minigrid', None)
+    assert 'agentkit[babyai]' in show(t).picture.value and 'mission:' in show(t).text.value
+
+
+def test_without_ipywidgets_an_episode_is_text(monkeypatch):
+    t = run_episode(Expert(), Corridor(), list_tasks('corridor', n=2)[1])
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'ipywidgets' else find(name, *a))
+    assert show(t) is t and 'You are at door 2.' in show(t)._repr_markdown_()
+
+
+# --- playing ---
+
+
+def test_a_grid_is_played_with_buttons_and_hints(path):
+    w = play(GRID, path)
+    assert list(w.buttons) == ['left', 'right', 'forward', 'pickup', 'drop', 'toggle']
+    before = w.picture.value
+    w.hint.click()
+    hint = w.game.hint()
+    assert w.status.value == f'hint: {hint.action}, {hint.subgoal}' and w.trajectory.steps == ()
+    w.buttons[hint.action].click()
+    assert w.trajectory.steps[0].hint == hint and w.picture.value != before
+    w.buttons['drop'].click()  # without a hint
+    assert w.trajectory.steps[1].hint is None and w.status.value == ''
+    while not w.game.end:
+        w.do(w.game.hint().action)
+    assert w.status.value == 'won' and w.buttons == {} and w.hint.disabled
+    (kept,) = read_trajectories(path)
+    assert kept == w.trajectory and kept.won and kept.policy == 'me' and kept.environment == identity('babyai')
+    w.again.click()
+    assert len(w.trajectory.steps) == 0 and 'left' in w.buttons and not w.hint.disabled
+
+
+def test_an_episode_by_hand_is_the_episode_of_a_policy():
+    "The same actions in the loop give the same steps."
+    t = run_episode(Expert(), BabyAI(levels='UnlockPickup'), GRID)
+    w = play(GRID)
+    for step in t.steps:
+        w.buttons[step.action].click()
+    same = ('decision', 'observation', 'valid', 'hint')
+    assert [[getattr(s, f) for f in same] for s in w.trajectory.steps] == [
+        [getattr(s, f) for f in same] for s in t.steps
+    ]
+    assert (w.trajectory.termination, w.trajectory.score, w.trajectory.progress) == ('won', 1, 1)
+
+
+def test_several_episodes_by_hand_are_kept_apart(path):
+    task = list_tasks('corridor', n=1)[0]
+    for _ in range(2):
+        w = play(task, path)
+        for _ in range(2):
+            w.again.click()
+            w.do('forward')
+    kept = read_trajectories(path)
+    assert [t.sample for t in kept] == [0, 1, 2, 3]
+
+
+def test_where_there_is_much_to_do_it_is_typed():
+    w = play(list_tasks('babyai', 'test', 1, levels='GoTo')[0], options=dict(actions='macro'))
+    (line,) = w.actions.children
+    assert w.buttons == {} and set(line.options) == set(w.game.state.now.actions.options)
+    line.value = 'Turn right!'
+    assert w.trajectory.steps[0].action == 'turn right' and w.actions.children[0].value == ''
+    w.actions.children[0].value = 'fly away'
+    assert not w.trajectory.steps[1].valid and '(not possible)' in w.text.value
+
+
+def test_what_may_be_said_is_typed_too():
+    w = play(list_tasks('questions', n=1)[0])
+    w.actions.children[0].value = 'Paris'
+    assert w.game.state.steps[0].action == 'Paris'
+
+
+def test_who_gives_the_hints_can_be_chosen_and_can_fail():
+    task = list_tasks('corridor', n=3)[2]
+    assert play(task, hint=lambda state: Hint('back')).game.hint() == Hint('back')
+    silent = play(task, hint=lambda state: None)
+    silent.hint.click()
+    assert silent.status.value == 'nobody knows what to do'
+
+    def missing(state):
+        raise AgentkitError('a key is <missing>')
+
+    w = play(task, hint=missing)
+    w.hint.click()
+    assert w.status.value == 'a key is &lt;missing&gt;' and w.buttons
+
+
+def test_a_task_of_somebody_elses_environment_is_not_played():
+    with pytest.raises(AgentkitError, match='which is not registered'):
+        play(Task('demo', 'some_module:Class'))
+    with pytest.raises(AgentkitError, match='does not take these options'):
+        play(GRID, options=dict(colour='red'))
+
+
+def test_a_game_that_is_over_is_over():
+    game = Game(list_tasks('corridor', n=1)[0])
+    game.do('forward')
+    assert game.end == 'won' and game.hint() is None
+    with pytest.raises(AgentkitError, match='this episode is over .won.'):
+        game.do('forward')
+    w = GameWidget(game)
+    w.do('forward')  # a program can do what no button does
+    assert len(w.trajectory.steps) == 1
+    game.close()

@@ -95,7 +95,7 @@ def test_a_card_is_that_of_the_directory():
         *[(dict(epochs=n), 'epochs is .*: write a whole number') for n in (0, -1, 1.5, math.nan, '3', True, None)],
         *[(dict(lr=n), 'lr is .*: write a number') for n in ('fast', math.nan, math.inf, -1e-3, None)],
         (dict(lr=0), 'lr is 0: nothing would be learned'),
-        *[(dict(lora_rank=n), 'lora_rank is .*: write a whole number, from 0 to 1024') for n in (-1, 4.0, 99_999)],
+        *[(dict(lora_rank=n), 'lora_rank is .*: write a whole number from 0 to 1024') for n in (-1, 4.0, 99_999)],
         *[({name: -1}, f'{name} is -1') for name in ('batch_tokens', 'max_length', 'warmup', 'weight_decay', 'clip')],
         (dict(seed='x'), "seed is 'x'"),
         (dict(dtype='float8'), "unknown dtype 'float8'"),

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from toys import GAMES as ROWS, episode
 from agentkit.core.errors import AgentkitError
-from agentkit.core.store import Journal, read_json
+from agentkit.core.store import Journal, digest, read_json
 from agentkit.data.rows import call_rows
-from agentkit.models.store import model_dir, models, read_card, write_card
+from agentkit.models.store import identity, model_dir, models, read_card, write_card
 from agentkit.testing.corridor import Corridor
 
 torch = pytest.importorskip('torch')
@@ -17,10 +17,10 @@ from agentkit.core.actions import Choice  # noqa: E402
 from agentkit.core.errors import need  # noqa: E402
 from agentkit.models import serving  # noqa: E402
 from agentkit.models.gguf import write_gguf  # noqa: E402
-from agentkit.training import trainer  # noqa: E402
+from agentkit.training import bases, trainer  # noqa: E402
 from agentkit.training.bases import END, ensure_model, make_nano  # noqa: E402
 from agentkit.training.dspy_bridge import with_provider  # noqa: E402
-from agentkit.training.encoding import encode  # noqa: E402
+from agentkit.training.encoding import encode, trainable  # noqa: E402
 from agentkit.training.trainer import TrainConfig, batch_loss, finetune, learned_tokens, packed, plan  # noqa: E402
 from agentkit.training.trainer import open_session, quantize  # noqa: E402
 
@@ -516,6 +516,33 @@ def test_all_that_a_training_reads_makes_the_name_of_its_model(file, base, tmp_p
     finetune(str(changed), ROWS, FAST, progress=False)
     (one, recipe), (other, another) = names
     assert one != other and recipe != another
+
+
+def test_older_code_of_the_kit_is_no_answer(base, monkeypatch):
+    "A number that is raised when the same rows make other weights; models by the first one keep their names."
+    names, model = [], model_dir(base)
+    monkeypatch.setattr(trainer, 'build_model', lambda id, fill, recipe: names.append((id, recipe)) or model)
+    recipe = digest(identity(model), [r['messages'] for r in map(trainable, ROWS)], FAST.recipe)
+    for number in (1, 2, 1):
+        monkeypatch.setattr(bases, 'RECIPE', number)
+        finetune(base, ROWS, FAST, progress=False)
+        quantize(base, 'q8_0')
+    (one, small), (other, smaller), (again, small_again) = zip(names[::2], names[1::2])
+    assert one == again == (f'nano-{recipe}', recipe) and small == small_again
+    assert other[0] != one[0] and other[1] != recipe and smaller[1] != small[1]
+
+
+def test_whose_names_are_told_is_part_of_the_recipe(tmp_path, monkeypatch):
+    "An environment's own way to tell a row may be edited."
+    monkeypatch.syspath_prepend(tmp_path)
+    source = 'from agentkit.testing.corridor import Corridor\n\nclass Other(Corridor):\n    gate = "gate"\n'
+    recipes = []
+    for edit in ('gate"', 'arch"', 'gate"  # a word'):
+        (tmp_path / 'told.py').write_text(source.replace('gate"', edit))
+        recipes.append(digest(TrainConfig(vary='told:Other').recipe))
+    sys.modules.pop('told')
+    assert recipes[0] == recipes[2] != recipes[1]
+    assert TrainConfig(vary='corridor').recipe['vary'] == 'corridor', 'of the kit by its name'
 
 
 def test_untrained_weights_never_get_a_trained_name(base):

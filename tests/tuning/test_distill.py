@@ -86,6 +86,16 @@ def test_the_student_keeps_its_view_by_its_own_name(tmp_path, monkeypatch, made)
     assert load_agent(tmp_path / 'agent.json').adapter.view == 'brief'
 
 
+def test_the_student_remembers_in_which_version_it_has_learned(tmp_path, made, run):
+    episodes = [replace(t, environment=f'corridor@{k}') for k, t in enumerate(made.demonstrations[:2], 1)]
+    learn = lambda some: distill_from('local/nano', some, tmp_path, train=dict(epochs=1))
+    assert made.agent.learned_in == {} and learn(episodes[1:]).agent.learned_in == dict(corridor='2')
+    both = learn(episodes)
+    assert both.agent.learned_in == dict(corridor='1 and 2')
+    assert '- **learned in**: corridor 1 and 2\n' in model_card(both, evaluate(Expert(), TASKS, run))
+    assert 'learned in' not in model_card(made, evaluate(Expert(), TASKS, run))
+
+
 def test_no_good_episode_is_an_error_and_trains_nothing(run, tmp_path):
     with pytest.raises(AgentkitError, match=r'no trajectory reaches a score of 1.0 \(6 loop\)'):
         distill('local/nano', LAZY, TASKS, run, tmp_path)

@@ -151,7 +151,7 @@ def _stored(path):
     try:
         names, sas = zlib.decompress(path.read_bytes()).split(b'\n', 1)
         return dict(json.loads(names), sas=sas)
-    except (FileNotFoundError, ValueError, zlib.error):
+    except (FileNotFoundError, TypeError, ValueError, zlib.error):
         return None
 
 # %% ../../../notebooks/envs/alfworld/01_engine.ipynb #87d11b04

@@ -11,7 +11,7 @@ import itertools, os, re
 from pathlib import Path, PurePosixPath
 from ...core.errors import AgentkitError, folder_of
 from ...core.settings import path_of, root, section
-from ...core.store import read_json, rng
+from ...core.store import read_object, rng
 from ...core.types import Hint, Observation, Task, transcript
 from . import expert, names
 from .view import Brief
@@ -54,7 +54,7 @@ def _task(folder, game):
     trial = game.parent.relative_to(folder / GAMES).as_posix()
     if 'movable' in trial or 'Sliced' in trial or not (game.parent / 'traj_data.json').is_file():
         return None
-    kind = read_json(game.parent / 'traj_data.json').get('task_type')
+    kind = read_object(game.parent / 'traj_data.json').get('task_type')
     if kind not in KINDS or not re.search(rb'"solvable":\s*true', game.read_bytes()):
         return None
     return Task(trial, 'alfworld', kind=kind, split=trial.split('/')[0], data={'game': f'{GAMES}/{trial}/game.tw-pddl'})
@@ -138,7 +138,7 @@ class AlfWorld(Environment):
     }
     views = dict(brief=Brief)
     student_view = 'brief'
-    settings = SETTINGS
+    settings, places = SETTINGS, ('data',)
 
     def __init__(
         self,

@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['LEVELS', 'APART', 'ENCODINGS', 'HINT_TYPES', 'demonstrate', 'split_pairs', 'collect', 'versions', 'stats', 'DemoStep',
            'Demo', 'Dataset', 'steps_of', 'read_dataset', 'read_demos', 'split_demos', 'category_counts', 'balanced',
-           'step_rows', 'read_config', 'main']
+           'step_rows', 'main']
 
 # %% ../../../notebooks/envs/babyai/12_dataset.ipynb #8c5406a0
-import importlib.metadata, inspect, json, sys, tempfile
+import importlib.metadata, json, shutil, sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
-from ...core.comments import comments
+from typing import Any, Literal
+from ...core.commands import run_command
 from ...core.errors import AgentkitError, meant
-from ...core.store import Journal, digest, journalled, read_json, rng, write_text
+from ...core.store import Journal, digest, journalled, locked, read_json, rng, write_text
 from ...core.types import Decision, Hint, Step, Task, Trajectory
+from ..find import identity
 from .environment import BabyAI
 from .expert import ADVISORS, SUBGOALS
 from .sight import Sight
@@ -99,7 +100,7 @@ def collect(
     ids = _checked(options)
     plan = [(e, s, s + APART * i) for e in ids for s in seeds for i in range(episodes_per_seed)]
     how = dict(hint_source=hint_source, max_steps=max_steps_per_episode, full=full)
-    journal = Journal(Path(output_dir) / f'.collecting_{digest(plan, how, versions())}.jsonl')
+    journal = Journal(Path(output_dir) / f'.collecting_{digest(plan, how, versions(), identity(BabyAI.name))}.jsonl')
 
     def play(item):
         env_id, seed, episode_seed = item
@@ -108,15 +109,27 @@ def collect(
         return dict(about, hint_source=hint_source, full=full, why=why, observations=observations)
 
     bar = dict(desc='collect', unit='episode', disable=not progress)
-    known = lambda: {_key(row): row for row in journal.rows()}
-    played = journalled(plan, play, tuple, known, journal, parallel=1, bar=bar)
-    folder = _write(played, split_pairs([(e, s) for e, s, _ in plan], train_ratio), options)
+    played = journalled(plan, play, tuple, lambda: _kept(journal, plan), journal, parallel=1, bar=bar)
+    with locked(journal.path.with_suffix('.lock')):
+        folder = _write(played, split_pairs([(e, s) for e, s, _ in plan], train_ratio), options, journal.path)
     journal.path.unlink(missing_ok=True)
     return folder
 
 
 def _key(row):
     return row['env_id'], row['seed'], row['episode_seed']
+
+
+def _kept(journal, plan):
+    "The episodes that were collected before the interrupt."
+    try:
+        rows = {_key(row): row for row in journal.rows()}
+        for row in rows.values():
+            list(_demos(_record(row, encodings=True), journal.path))
+            _must(isinstance(row['why'], str) and row['timestamp'], 'why', row['why'], 'a text')
+    except (AttributeError, KeyError, TypeError, AgentkitError) as e:
+        raise AgentkitError(f'{journal.path} is damaged ({e!s:.200}): delete it, and all is collected again') from e
+    return {k: row for k, row in rows.items() if k in {*plan}}
 
 
 def _now(form):
@@ -166,7 +179,7 @@ def _must(good, name, value, what):
         raise AgentkitError(f'{name} {"is missing" if value is None else wrong}')
 
 # %% ../../../notebooks/envs/babyai/12_dataset.ipynb #db415a53
-def _write(played, train, options):
+def _write(played, train, options, journal):
     "The folder of a collection, whole or not at all."
     good = [row for row in played if not row['why']]
     if not good:
@@ -176,13 +189,15 @@ def _write(played, train, options):
         sides['train' if _key(row)[:2] in train else 'test'].append(row)
     output, counts = Path(options['output_dir']), [len(options[k]) for k in ('env_ids', 'seeds')]
     name = 'dataset_{}env_{}seed_{}episodes_v1_'.format(*counts, options['episodes_per_seed']) + _now('%m%d_%H%M')
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix='.') as part:
-        new = Path(part) / name
+    new = journal.with_suffix('.part') / name
+    shutil.rmtree(new.parent, ignore_errors=True)  # of one that was killed
+    try:
         for side, rows in sides.items():
             _write_records(new / f'{side}.json', rows, options['encodings'])
         write_text(new / 'stats.txt', stats(played, train, options))
         return _placed(new, output / name)
+    finally:
+        shutil.rmtree(new.parent, ignore_errors=True)
 
 
 def _placed(new, folder):
@@ -318,7 +333,8 @@ class Demo:
             self._same(s, s.done, now.done)
             steps.append(Step(Decision(action), now, hint=Hint(action, s.subgoal)))
         end = ('won' if now.score == 1 else 'lost') if now.done else 'max_steps'
-        about = dict(termination=end, score=now.score, environment=env.name, progress=env.progress())
+        played_by = identity(env.name, dict(full=self.full, done=True))
+        about = dict(termination=end, score=now.score, environment=played_by, progress=env.progress())
         return Trajectory(task, self.hint_source, first, tuple(steps), **about)
 
     def _same(self, step, recorded, played):
@@ -493,83 +509,13 @@ def _row(s, prompt, answer, hint_type):
     return dict(messages=messages, provenance=dict(about, step=s.step, hint_type=hint_type))
 
 # %% ../../../notebooks/envs/babyai/12_dataset.ipynb #d4b48ecf
-def read_config(
-    path,  # of a YAML file
-    known: Iterable[str],  # the names that may stand in it
-) -> dict:
-    "Options in a YAML file; one that is not known is an error."
-    import yaml
-
-    known = list(known)
-    try:
-        options = yaml.safe_load(Path(path).read_text()) or {}
-    except OSError as e:
-        raise AgentkitError(f'{path} cannot be read: {e.strerror}') from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise AgentkitError(f'{path} is not YAML: {" ".join(str(e).split())}') from e
-    if not isinstance(options, dict):
-        raise AgentkitError(f'{path} holds no options: write name: value')
-    for name in options:
-        if name not in known:
-            raise AgentkitError(f'{path}: unknown option {name!r}{meant(str(name), known)}; known: {", ".join(known)}')
-    return options
-
-
-class _Command:
-    "A function for the command line: its options may come from a file, its defaults are its own."
-
-    def __init__(self, function):
-        self.function, self.__name__, self.__doc__ = function, function.__name__, function.__doc__
-        self.__annotations__ = {}  # in the signature
-
-    @property
-    def __signature__(self):
-        from cyclopts import Parameter
-
-        help = comments(inspect.getsource(self.function))
-        listed = [_option(p, help.get(p.name, '')) for p in inspect.signature(self.function).parameters.values()]
-        about = Annotated[Path | None, Parameter(help='a YAML file with these options')]
-        config = inspect.Parameter('config', inspect.Parameter.KEYWORD_ONLY, default=None, annotation=about)
-        return inspect.Signature([config, *listed])
-
-    def __call__(self, config=None, **given):
-        names = inspect.signature(self.function).parameters
-        options = read_config(config, names) if config else {}
-        return self.function(**{**options, **{k: v for k, v in given.items() if v is not None}})
-
-
-def _option(p, help):
-    "A parameter that is None when nobody names it."
-    from cyclopts import Parameter
-
-    default = ' '.join(map(str, p.default)) if isinstance(p.default, tuple) else p.default
-    many = get_origin(p.annotation) is tuple
-    about = Parameter(help=f'{help} [default: {default}]', consume_multiple=many, negative_iterable=())
-    return p.replace(kind=p.KEYWORD_ONLY, default=None, annotation=Annotated[p.annotation | None, about])
-
-
 def main(argv: list[str] | None = None) -> int:
     "The command; returns the exit code."
-    from cyclopts import App, CycloptsError
+    return run_command([collect], _show, argv, 'dataset', 'Demonstrations of BabyAI in files.')
 
-    app = App('dataset', help='Demonstrations of BabyAI in files.', help_format='plaintext', version_flags=())
-    app.command(_Command(collect))
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        call, bound, _ = app.parse_args(argv, print_error=False, exit_on_error=False)
-        folder = call(*bound.args, **bound.kwargs)
-    except (AgentkitError, CycloptsError) as e:
-        code, text = 2, str(e)
-    except OSError as e:
-        code, text = 2, f'{e.filename}: {e.strerror}'
-    except KeyboardInterrupt:
-        code, text = 130, 'interrupted; what was finished is kept, the same command goes on from there'
-    else:
-        if isinstance(folder, Path):
-            print((folder / 'stats.txt').read_text(), folder, sep='\n')
-        return 0
-    print('dataset:', ' '.join(text.split()), file=sys.stderr)
-    return code
+
+def _show(folder):
+    print((folder / 'stats.txt').read_text(), folder, sep='\n')
 
 # %% ../../../notebooks/envs/babyai/12_dataset.ipynb #2541d32a
 if __name__ == '__main__' and '__file__' in globals():  # a module, not this page

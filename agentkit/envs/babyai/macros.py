@@ -21,8 +21,8 @@ def macros(
     published: bool = False,  # AgentGym's rules: one look, unseen cells and closed doors are walked over
 ) -> dict[str, list[str]]:
     "Macro action → primitive actions, of all that can be done now."
-    before, onto = _walks(seen, _published(seen) if published else _known(seen))
     names, possible = names_of(seen), {**TURNS}
+    before, onto = _walks(seen, names, _published(seen) if published else _known(seen))
     if _may_go(seen, published):
         possible['move forward'] = ['forward']
     if seen.now.carrying:
@@ -38,39 +38,44 @@ def macros(
 
 
 def _known(seen):
-    "May one walk there? Over what was seen, and is free."
+    "Where one may walk: over what was seen, and is free."
     free = open_to('')
-    return lambda place: free(code := seen.cells.get(place, UNSEEN)) and code[1] != 'c'
+    return {place for place, code in seen.cells.items() if free(code) and code[1] != 'c'}
 
 
 def _published(seen):
-    "May one walk there? Within the look, wherever no wall or thing was seen."
-
-    def may(place):
-        ahead, right = seen.now.relative(*place)
-        code = seen.cells.get(place, UNSEEN)
-        return 0 <= ahead < SIZE and abs(right) <= MIDDLE and code != WALL and code[1] not in 'xkbv'
-
-    return may
+    "Where one may walk: within the look, wherever no wall or thing was seen."
+    now, (dx, dy) = seen.now, STEPS[seen.now.heading]
+    look = ((ahead, right) for ahead in range(SIZE) for right in range(-MIDDLE, MIDDLE + 1))
+    places = {(now.x + dx * ahead - dy * right, now.y + dy * ahead + dx * right) for ahead, right in look}
+    codes = ((place, seen.cells.get(place, UNSEEN)) for place in places)
+    return {place for place, code in codes if code != WALL and code[1] not in 'xkbv'}
 
 
-def _walks(seen, may):
+def _walks(seen, places, free):
     "Place → the shortest walk to stand before it, and the shortest onto it."
-    now, before, onto = seen.now, {}, {}
-    start = now.x, now.y, now.heading
-    walks, queue = {start: []}, deque([start])
+    before, onto, start = {}, {}, (seen.now.x, seen.now.y, seen.now.heading)
+    came, queue = {start: None}, deque([start])  # pose → the pose before it and what was done there
     while queue:
-        x, y, heading = state = queue.popleft()
-        dx, dy = STEPS[heading]
-        before.setdefault((x + dx, y + dy), walks[state])
-        onto.setdefault((x, y), walks[state])
-        steps = [('forward', (x + dx, y + dy, heading))] if may((x + dx, y + dy)) else []
-        steps += [('left', (x, y, (heading - 1) % 4)), ('right', (x, y, (heading + 1) % 4))]
-        for action, there in steps:
-            if there not in walks:
-                walks[there] = [*walks[state], action]
-                queue.append(there)
-    return before, onto
+        x, y, heading = pose = queue.popleft()
+        ahead = x + STEPS[heading][0], y + STEPS[heading][1]
+        before.setdefault(ahead, pose)
+        onto.setdefault((x, y), pose)
+        turns = ('left', (x, y, (heading - 1) % 4)), ('right', (x, y, (heading + 1) % 4))
+        for action, other in (('forward', (*ahead, heading)), *turns) if ahead in free else turns:
+            if other not in came:
+                came[other] = pose, action
+                queue.append(other)
+    return [{p: _walk_to(poses[p], came) for p in places if p in poses} for poses in (before, onto)]
+
+
+def _walk_to(pose, came):
+    "The actions from the start to a pose."
+    actions = []
+    while came[pose]:
+        pose, action = came[pose]
+        actions.append(action)
+    return actions[::-1]
 
 
 def _may_go(seen, published):

@@ -126,8 +126,8 @@ def decode(
         raise AgentkitError(f'not a sight of the grid: {text[:60]!r}')
     cells, left = {}, int(head['left'])
     for line in text[head.end() + 1 :].split('\n'):
-        number, found, codes = line.partition(':')
-        if not found:
+        number, _, codes = line.partition(':')
+        if not number.strip(' -').isdecimal():
             continue  # a sentence below the map
         for i, code in enumerate(codes.split()):
             if code != UNSEEN:

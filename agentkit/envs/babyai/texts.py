@@ -183,14 +183,17 @@ class Told(View):
 
     def told(self, text: str) -> str:
         "An observation in these words; what is said below a sight stays below it."
-        sight = sight_of(text)
-        if sight is None:
-            return text
-        return '\n'.join([self.tell(sight), *remarks(text)])
+        return _told(self.tell, text)
 
     def messages(self, state: State) -> list[dict]:
         first = f'{self.about}\n\n{self.told(state.first.text)}'
         return conversation(first, [(action, self.told(text)) for action, text in state.turns])
+
+
+@functools.lru_cache(8192)
+def _told(tell, text):
+    sight = sight_of(text)
+    return text if sight is None else '\n'.join([tell(sight), *remarks(text)])
 
 
 def remarks(text: str) -> list[str]:

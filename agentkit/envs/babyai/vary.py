@@ -55,5 +55,9 @@ def vary(row: dict, r) -> dict:
     def told(text):
         return mirrored(recolour(text, other)) if mirror else recolour(text, other)
 
-    messages = [{k: told(v) if k in ('content', 'instead') else v for k, v in m.items()} for m in row['messages']]
-    return {**row, 'messages': messages}
+    return {**row, 'messages': [_other(m, told) if m['role'] != 'system' else m for m in row['messages']]}
+
+
+def _other(message, told):
+    "The message told anew; an instruction, which explains letters, is for all colours."
+    return {k: told(v) if k in ('content', 'instead') else v for k, v in message.items()}

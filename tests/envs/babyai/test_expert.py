@@ -69,6 +69,25 @@ def test_the_whole_table():
     assert [{k: str(v) for k, v in row.items()} for row in rows] == list(csv.DictReader(table.open()))
 
 
+def test_the_nine_levels_of_the_seed_were_all_solved():
+    table = Path(__file__).parents[3] / 'results/babyai_expert/nine.csv'
+    rows = list(csv.DictReader(table.open()))
+    assert {r['level'] for r in rows} == {*NINE} and len(rows) == 2 * len(NINE)
+    for advisor in ADVISORS:
+        mine = [r for r in rows if r['policy'] == advisor]
+        assert [sum(int(r[k]) for r in mine) for k in ('n', 'solved')] == [225, 225]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_nine_levels_are_all_solved():
+    seeds = [seed + 1000 * i for seed in (42, 123, 456, 789, 999) for i in range(5)]
+    rows, unsolved = compare_advisors(NINE, seeds)
+    assert not unsolved and sum(r['solved'] for r in rows) == 2 * 225
+    table = Path(__file__).parents[3] / 'results/babyai_expert/nine.csv'
+    assert [{k: str(v) for k, v in row.items()} for row in rows] == list(csv.DictReader(table.open()))
+
+
 @pytest.mark.parametrize('level, seed', sorted(IMPOSSIBLE))
 def test_worlds_whose_key_lies_behind_its_own_door_are_given_up_in_words(level, seed):
     won, steps, why = solve(level, seed)

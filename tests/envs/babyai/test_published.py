@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from agentkit.agents.programs import Chance
+from agentkit.agents.programs import Chance, Expert
 from agentkit.core.actions import Choice
 from agentkit.core.types import Decision, Observation, State, Step, Task
 from agentkit.envs.babyai.environment import BabyAI
@@ -178,6 +178,26 @@ def test_the_five_tasks_of_balrog_have_nothing_to_distract():
         sum(c[1] in 'kbx' for c in decode(World(t.data['level'], 3, full=True).text()).cells.values()) for t in tasks
     ]
     assert counts == [1, 1, 1, 2, 2]
+
+
+PATIENT = Limits(600, loop=601)
+
+
+@pytest.mark.parametrize('advisor', ['planner', 'bot'])
+@pytest.mark.parametrize('options', [dict(actions='agentgym', above=0.5), dict(actions='macro'), {}])
+def test_all_of_agentgyms_test_tasks_are_won_by_both_advisors(options, advisor):
+    env = BabyAI(levels='agentgym', advisor=advisor, **options)
+    episodes = [run_episode(Expert(), env, t, limits=PATIENT) for t in BabyAI.tasks('test', levels='agentgym')]
+    assert [t.won for t in episodes] == [True] * 90 and all(s.valid for t in episodes for s in t.steps)
+    assert all(t.total_reward > 0.5 for t in episodes)  # soon enough for AgentGym
+
+
+@pytest.mark.parametrize('advisor', ['planner', 'bot'])
+@pytest.mark.parametrize('actions', ['words', 'macro'])
+def test_all_of_balrogs_tasks_are_won_by_both_advisors(actions, advisor):
+    env = BabyAI(levels='balrog', actions=actions, advisor=advisor)
+    episodes = [run_episode(Expert(), env, t, limits=PATIENT) for t in BabyAI.tasks('test', 100, levels='balrog')]
+    assert [t.won for t in episodes] == [True] * 100 and {t.task.data['seed'] for t in episodes} == {*range(20)}
 
 
 def test_a_published_form_plays_an_episode():

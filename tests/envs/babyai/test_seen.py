@@ -26,21 +26,14 @@ from agentkit.envs.babyai.seen import (
 from agentkit.envs.babyai.sight import Sight
 from agentkit.envs.babyai.vary import mirrored
 from agentkit.rollouts import Limits, run_episode
-from envs.babyai.walks import TWENTY, walk
+from envs.babyai.walks import TWENTY, in_mirror, walk
 
 PRIMITIVES = Choice(('left', 'right', 'forward', 'pickup', 'drop', 'toggle'))
-TURNED = {0: 2, 2: 0, 1: 1, 3: 3}  # a heading in the mirror
 
 
 def state_of(first, turns=(), actions=PRIMITIVES):
     steps = [Step(Decision(action), Observation(sight.encode(), actions)) for action, sight in turns]
     return State(Task('', ''), Observation(first.encode(), actions), steps)
-
-
-def in_mirror(sight):
-    cells = {(-x, y): code for (x, y), code in sight.cells.items()}
-    words = mirrored(sight.mission), tuple(map(mirrored, sight.done))
-    return replace(sight, mission=words[0], done=words[1], x=-sight.x, heading=TURNED[sight.heading], cells=cells)
 
 
 def test_the_row_of_the_issue():

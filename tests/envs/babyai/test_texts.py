@@ -145,3 +145,19 @@ def test_views_tell_every_sight_and_leave_other_words(view):
     assert first == f'{view.about}\n\n{view.tell(seen[0])}'
     assert rest == ['left', view.tell(seen[1]), 'think: hm', 'OK.', 'fly', f'{view.tell(seen[2])}\nYou cannot do that.']
     assert promises_growth(view) and remarks(below) == ['You cannot do that.']
+
+
+def test_a_sight_is_told_once_however_long_the_episode():
+    class Counted(Natural):
+        count = 0
+
+        def tell(self, sight):
+            self.count += 1
+            return natural(sight)
+
+    view, seen = Counted(), sights('GoTo')
+    state = State(Task('', ''), Observation(seen[0].encode()))
+    for sight in seen[1:]:
+        state.steps.append(Step(Decision('left'), Observation(sight.encode())))
+        assert view.messages(state)[-1]['content'] == natural(sight)
+    assert view.count == len({s.encode() for s in seen})

@@ -1,9 +1,11 @@
 "Walks of chance through some levels, for tests."
 
 import functools
+from dataclasses import replace
 from random import Random
 
 from agentkit.envs.babyai.sight import Sight, decode
+from agentkit.envs.babyai.vary import mirrored
 from agentkit.envs.babyai.world import World
 
 TWENTY = (
@@ -31,3 +33,14 @@ def sights(level: str, **options) -> list[Sight]:
     "All that is seen on such a walk."
     first, turns = walk(level, **options)
     return [first, *(sight for _, sight in turns)]
+
+
+FAR = 63  # the wall at which a world is mirrored
+TURNED = {0: 2, 2: 0, 1: 1, 3: 3}  # a heading in the mirror
+
+
+def in_mirror(sight: Sight) -> Sight:
+    "East is west, and left is right."
+    cells = {(FAR - x, y): code for (x, y), code in sight.cells.items()}
+    words = mirrored(sight.mission), tuple(map(mirrored, sight.done))
+    return replace(sight, mission=words[0], done=words[1], x=FAR - sight.x, heading=TURNED[sight.heading], cells=cells)
