@@ -11,7 +11,7 @@ NOTEBOOKS = sorted(p for p in PAGES if p.parent.name != 'experiments' and p.stem
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(ROOT / 'notebooks').with_suffix('').as_posix())
 def test_notebook(path):
-    passed, _ = run_notebook(path, skip_flags=['slow', 'gpu', 'llm'], cell_timeout=120)
+    passed, _ = run_notebook(path, skip_flags=['slow', 'gpu', 'llm'], cell_timeout=1800)
     assert passed, f'{path.name} failed; the traceback is in the captured stderr'
 
 

@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import platform
+import re
+from pathlib import Path
 
 import pytest
 from agentkit.envs.alfworld.names import rename
@@ -75,13 +78,21 @@ def one_thread():
 
 
 def machine():
-    "What float32 results may depend on in their last digits."
+    "What float32 results may depend on in their last digits: the kernels are chosen by the processor's own model."
     import torch
     import transformers
 
-    return (
-        f'torch {torch.__version__}, transformers {transformers.__version__}, {torch.backends.cpu.get_cpu_capability()}'
-    )
+    libraries = f'torch {torch.__version__}, transformers {transformers.__version__}'
+    return f'{libraries}, {torch.backends.cpu.get_cpu_capability()}, {processor()}'
+
+
+def processor():
+    "Vendor, family, model and stepping; where the system does not tell them, the name of the architecture."
+    facts = Path('/proc/cpuinfo')
+    if not facts.exists():
+        return platform.machine()
+    first = dict(re.findall(r'^([\w ]+?)\s*: (.*)$', facts.read_text().split('\n\n')[0], flags=re.M))
+    return ' '.join(first.get(k, '?') for k in ('vendor_id', 'cpu family', 'model', 'stepping'))
 
 
 def six_rows():

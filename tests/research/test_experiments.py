@@ -121,7 +121,7 @@ def test_the_study_in_small(tmp_path, results):
 
 
 def test_the_studies_of_the_grid_world_in_small(tmp_path, results):
-    "Chance, the planner, Minigrid's bot, and students that are really trained, with and without the help of their view."
+    "Chance, the planner, Minigrid's bot, and really trained students, with and without the help of their view."
     pytest.importorskip('minigrid')
     curve, encodings = committed('babyai_curve'), committed('encodings')
     assert curve['notebook'] == encodings['notebook']
