@@ -100,7 +100,7 @@ def _program_state(program):
 
 # %% ../../notebooks/agents/04_saving.ipynb #2f816bb5
 def load_agent(
-    path,  # a file made by `save_agent`; with "@http://…" behind it the saved model is asked there
+    path,  # a file made by `save_agent`, or its folder; with "@http://…" behind it the saved model is asked there
     lm: 'str | dspy.BaseLM | None' = None,  # another model than the saved one, or its name
     allow_pickle: bool = False,  # open what DSPy has pickled, too, a .pkl file or a folder: it can run any code
 ) -> Agent | Program:
@@ -109,6 +109,7 @@ def load_agent(
     path, address = (Path(match['path']), match['address'] or '') if match else (Path(path), '')
     if path.suffix == '.pkl' or (path / 'program.pkl').is_file():
         return _unpickle(path, allow_pickle)
+    path = path / 'agent.json' if path.is_dir() else path
     try:
         state = _agent_state(path)
         if 'program' in state:

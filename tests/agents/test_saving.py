@@ -179,6 +179,14 @@ def test_programs_are_saved_by_name(tmp_path, agent):
     assert again.act(at) == agent.act(at)
 
 
+def test_a_folder_is_its_agent(tmp_path):
+    save_agent(Agent(think=False), tmp_path / 'agent.json')
+    assert load_agent(tmp_path).id == load_agent(tmp_path / 'agent.json').id
+    with pytest.raises(AgentkitError, match='nothing/agent.json does not exist'):
+        (tmp_path / 'nothing').mkdir()
+        load_agent(tmp_path / 'nothing')
+
+
 def test_an_agent_without_a_model_takes_the_one_around_it(tmp_path):
     agent = load_agent(save_agent(Agent(), tmp_path / 'agent.json'))
     with dspy.context(lm=scripted_lm(['look'])):

@@ -38,9 +38,9 @@ from agentkit.labs.minigrid.metric import (
     mean_return,
     play_worlds,
     policy_table,
-    predictor,
     score_steps,
 )
+from .sources import predictor
 from ...models.find import make_lm
 from ...models.names import named
 from ...rollouts import Runner
@@ -68,7 +68,7 @@ test_sample.__test__ = False  # its name is no test's
 def policy_of(
     hint_type: str,
     encoding_type: str,
-    model_path: str = '',  # the file of a saved agent; empty: the model is asked without training
+    model_path: str = '',  # of a saved agent, its file or its folder; empty: the model is asked without training
     model: str = '',  # provider/model, or random or expert; with a file: another model than the saved one
 ):
     "The policy that these options name."

@@ -36,7 +36,8 @@ from ...envs.base import views_of
 from ...judges.base import Judge, check_threshold
 from ...judges.run import judge_all
 from .evaluate import assessor_of, test_sample
-from .metric import StepJudge, always, answered, label_of, metric_for, predictor, score_steps
+from .metric import StepJudge, always, answered, label_of, metric_for, score_steps
+from .sources import predictor
 from ...models.find import make_lm
 from ...models.names import ROUTES, named
 from ...models.serving import stop_servers

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PRIMITIVES', 'COLUMNS', 'label_of', 'check_hint_type', 'StepScore', 'step_score', 'score_table', 'walk',
            'plan_length', 'no_longer', 'reasonable', 'question', 'answered', 'AssessStep', 'Assessor', 'PlanAssessor',
-           'other_actions', 'calibrate_assessor', 'StepJudge', 'metric_for', 'predictor', 'always', 'majority',
-           'advised', 'StepReport', 'score_steps', 'play_worlds', 'mean_return', 'policy_table']
+           'other_actions', 'calibrate_assessor', 'StepJudge', 'metric_for', 'always', 'majority', 'advised',
+           'StepReport', 'score_steps', 'play_worlds', 'mean_return', 'policy_table']
 
 # %% ../../../notebooks/labs/minigrid/01_metric.ipynb #8c6296dd
 import copy, dataclasses
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 import dspy
 import pandas as pd
-from ...agents.policy import Agent, ConversationAdapter
 from ...agents.programs import Program
 from ...core.actions import Choice
 from ...core.errors import AgentkitError
@@ -26,8 +25,8 @@ from ...core.types import Task, Trajectory
 from ...envs.babyai.dataset import Demo, DemoStep, category_counts, versions
 from ...envs.babyai.environment import BabyAI
 from ...envs.babyai.expert import ADVISORS, SUBGOALS
-from ...envs.babyai.present import ANSWERS, instructions_for
-from ...envs.babyai.steps import STEPS, view_of
+from ...envs.babyai.present import ANSWERS
+from ...envs.babyai.steps import STEPS
 from ...envs.babyai.world import ACTIONS, World
 from ...evals import Report, evaluate
 from ...judges.base import Judge, Verdict, check_threshold, text_of
@@ -347,16 +346,6 @@ def metric_for(
     return Strict(StepJudge(hint_type, asked), 0.0, threshold)
 
 # %% ../../../notebooks/labs/minigrid/01_metric.ipynb #5239825f
-def predictor(
-    hint_type: str = 'action',  # or "subgoal"
-    encoding: str = 'ascii',  # one of `ENCODINGS`, or a view of BabyAI that shows one row a step
-    lm: dspy.BaseLM | None = None,  # None: the one in `dspy.context`
-) -> Agent:
-    "An agent that names the next action, or its sub-goal."
-    adapter = ConversationAdapter(view_of(encoding, hint_type), show_actions=False)
-    return Agent(lm, instructions_for(encoding, hint_type), think=False, adapter=adapter)
-
-
 def always(
     answer: str,  # an action or a sub-goal
     name: str = '',  # empty: "always" and the answer

@@ -16,7 +16,8 @@ from agentkit.envs.babyai.steps import step_tasks
 from agentkit.judges.calibration import kappa
 from agentkit.labs.minigrid import evaluate as module
 from agentkit.labs.minigrid.evaluate import evaluate_model, main, new_worlds, test_sample as sample_of
-from agentkit.labs.minigrid.metric import PlanAssessor, other_actions, predictor, score_steps
+from agentkit.labs.minigrid.metric import PlanAssessor, other_actions, score_steps
+from agentkit.labs.minigrid.sources import predictor
 from agentkit.testing.judges import stand_in_judge
 from agentkit.testing.models import scripted_lm
 

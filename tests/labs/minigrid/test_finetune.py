@@ -22,8 +22,8 @@ from agentkit.envs.find import find_env, list_tasks
 from agentkit.labs.minigrid import finetune as module
 from agentkit.labs.minigrid.evaluate import evaluate_model
 from agentkit.labs.minigrid.finetune import FIELDS, check_recipe, finetune, full_name, main, sample_steps, taught
-from agentkit.labs.minigrid.metric import PlanAssessor, always, predictor, score_steps
-from agentkit.labs.minigrid.sources import ask, hint_agent
+from agentkit.labs.minigrid.metric import PlanAssessor, always, score_steps
+from agentkit.labs.minigrid.sources import ask, hint_agent, predictor
 from agentkit.labs.minigrid.tester import HintTester
 from agentkit.models import remote
 from agentkit.models.find import make_lm

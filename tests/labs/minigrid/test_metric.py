@@ -38,7 +38,6 @@ from agentkit.labs.minigrid.metric import (
     plan_length,
     play_worlds,
     policy_table,
-    predictor,
     question,
     reasonable,
     score_steps,
@@ -46,6 +45,7 @@ from agentkit.labs.minigrid.metric import (
     step_score,
     walk,
 )
+from agentkit.labs.minigrid.sources import predictor  # noqa: E402
 from agentkit.rollouts import Limits, Player, Runner, examples
 from agentkit.testing.judges import stand_in_judge
 from agentkit.testing.models import scripted_lm
